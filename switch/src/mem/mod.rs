@@ -1,0 +1,1 @@
+//! Frame pool with headroom, frame, batch.

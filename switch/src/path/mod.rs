@@ -1,0 +1,1 @@
+//! The fast path, in the order a frame meets it.

@@ -1,0 +1,68 @@
+//! Underlays and peers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use weft_encap::{MacAddr, Vni};
+
+use super::{BridgeSlot, Generation, PeerSlot, PortSlot};
+use crate::port::Underlay;
+
+/// Underlays and peers.
+#[derive(Clone, Debug, Default)]
+pub struct Tunnels {
+    /// One per UDP port in use.
+    pub underlays: Vec<Arc<Underlay>>,
+    /// Peers by slot; `None`: no peer has that slot.
+    pub peers: Vec<Option<Arc<Peer>>>,
+    /// Who may send what: (index of the underlay, source address, VNI).
+    pub by_source: HashMap<(usize, IpAddr, Vni), PeerSlot, foldhash::fast::RandomState>,
+    /// Addresses of all peers, to tell a stranger from a wrong VNI.
+    pub sources: std::collections::HashSet<IpAddr, foldhash::fast::RandomState>,
+}
+
+impl Tunnels {
+    /// The peer at a slot.
+    pub fn get(&self, slot: PeerSlot) -> Option<&Peer> {
+        self.peers.get(slot.index()).and_then(|peer| peer.as_deref())
+    }
+}
+
+/// Another node, or one end of a stretched segment.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it stands.
+    pub slot: PeerSlot,
+    /// Version of this object.
+    pub generation: Generation,
+    /// Its underlay address and UDP port.
+    pub remote: SocketAddr,
+    /// Index of the underlay that leads to it.
+    pub underlay: usize,
+    /// The VNI of its packets.
+    pub vni: Vni,
+    /// MTU inside: longest layer-3 packet that fits, in bytes.
+    pub mtu: u32,
+    /// Routed or stretched.
+    pub mode: PeerMode,
+}
+
+/// What the inner frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerMode {
+    /// flannel's convention: routed packets, inner MACs are those of the VTEPs.
+    Routed {
+        /// The peer's VTEP MAC: inner destination of what we send.
+        mac: MacAddr,
+        /// Our VTEP MAC: inner destination of what we take (broadcast is taken too), inner source of what we send.
+        local_mac: MacAddr,
+        /// The bridge whose router serves it.
+        bridge: BridgeSlot,
+    },
+    /// A stretched layer-2 segment.
+    Segment {
+        /// Its port on the bridge.
+        port: PortSlot,
+    },
+}
