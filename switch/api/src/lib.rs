@@ -7,6 +7,8 @@
 
 /// A bridge: what is wanted and what is there.
 pub mod bridge;
+/// The client of the control API.
+pub mod client;
 /// Messages of the plugin's socket.
 pub mod cni;
 /// Errors as they cross the API.
@@ -19,9 +21,11 @@ pub mod report;
 pub mod transaction;
 
 pub use bridge::{BridgeInfo, BridgeSpec};
+pub use client::{BlockingClient, Client, ClientError};
 pub use error::{ApiError, Code};
 pub use port::{Owner, PortInfo, PortKind, PortSpec, PortState};
 pub use transaction::{Command, Outcome, Transaction, TransactionReply};
+pub use weft_encap::{MacAddr, VlanId, Vni};
 
 /// Paths of the control API, for server and clients alike.
 pub mod paths {
