@@ -1,8 +1,12 @@
 //! Messages of the plugin's socket (SOCK_SEQPACKET): one [`Request`] with its descriptors, one [`Reply`].
 //! Closing the connection before the reply hangs up: an ADD in progress is rolled back.
 //!
-//! Descriptors, in order: for ADD and CHECK [`Request::netns_fds`] = 2: the network namespace, and an O_PATH
-//! descriptor of the directory that holds its path (to watch the name die). DEL sends none or two.
+//! Descriptors, in order: the network namespace, and an O_PATH descriptor of the directory that holds its path (to
+//! watch the name die). ADD and CHECK send both, DEL both or none (the namespace may be gone), the others none.
+//!
+//! A DEL that finds no daemon is left in a directory ([`DEFAULT_DEL_QUEUE`] unless told otherwise) as a file
+//! [`Attachment::queue_file`] that holds the [`Attachment`] as JSON. The daemon replays those files at start, before it
+//! accepts an ADD, and removes each once done. Other names in the directory (temporary files) are not its own.
 
 use std::net::IpAddr;
 
@@ -11,6 +15,37 @@ use serde::{Deserialize, Serialize};
 use weft_encap::MacAddr;
 
 use crate::port::PodRoute;
+
+/// Where DELs wait for the daemon unless told otherwise.
+pub const DEFAULT_DEL_QUEUE: &str = "/var/lib/weft/cni-del";
+
+/// CNI's error codes (SPEC.md section "Error").
+pub mod code {
+    /// The configuration's version is not supported.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// A field of the configuration is not supported.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container is unknown or does not exist.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A `CNI_*` variable is missing or invalid.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// Reading or writing failed.
+    pub const IO: u32 = 5;
+    /// A text does not decode.
+    pub const DECODE: u32 = 6;
+    /// The network's configuration is invalid.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// The network namespace is unusable.
+    pub const INVALID_NETNS: u32 = 8;
+    /// Cannot be done now; try again.
+    pub const TRY_AGAIN: u32 = 11;
+    /// STATUS: ADD cannot be served.
+    pub const UNAVAILABLE: u32 = 50;
+    /// STATUS: ADD cannot be served, and containers of the network are limited.
+    pub const UNAVAILABLE_LIMITED: u32 = 51;
+    /// Anything else.
+    pub const INTERNAL: u32 = 999;
+}
 
 /// What the plugin asks of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +85,24 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// The verb as CNI_COMMAND spells it.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Request::Add(_) => "ADD",
+            Request::Del { .. } => "DEL",
+            Request::Check { .. } => "CHECK",
+            Request::Status { .. } => "STATUS",
+            Request::Gc { .. } => "GC",
+        }
+    }
+
+    /// True if the message must carry the two descriptors of the namespace.
+    pub const fn needs_netns(&self) -> bool {
+        matches!(self, Request::Add(_) | Request::Check { .. })
+    }
+}
+
 /// One container's interface in one network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
@@ -59,6 +112,17 @@ pub struct Attachment {
     pub container_id: String,
     /// CNI_IFNAME.
     pub ifname: String,
+}
+
+impl Attachment {
+    /// Name of the file that holds a queued DEL: 16 hexadecimal digits (FNV-1a of the three names) and `.json`.
+    pub fn queue_file(&self) -> String {
+        let text = format!("{}\0{}\0{}", self.network, self.container_id, self.ifname);
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        format!("{hash:016x}.json")
+    }
 }
 
 /// A container's interface, as GC lists it.
@@ -170,4 +234,18 @@ pub struct CniError {
     /// What helps to mend it.
     #[serde(default)]
     pub details: String,
+}
+
+impl CniError {
+    /// An error of a code of [`code`].
+    pub fn new(code: u32, msg: impl Into<String>) -> Self {
+        CniError { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
 }

@@ -11,6 +11,8 @@ pub mod bridge;
 pub mod client;
 /// Messages of the plugin's socket.
 pub mod cni;
+/// Client of the plugin's socket.
+pub mod cni_client;
 /// Errors as they cross the API.
 pub mod error;
 /// Ports: what is wanted and what is there.
