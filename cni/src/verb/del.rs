@@ -24,7 +24,7 @@ pub(crate) fn run(call: &Call) -> Result<(), CniError> {
         }
         Ok(None) => {}
         Err(error) => {
-            eprintln!("weft-cni: the addresses of {} are left over: {error}", call.env.container_id)
+            eprintln!("weft-cni: the addresses of {} are left over: {error}", call.env.container_id);
         }
     }
     done
