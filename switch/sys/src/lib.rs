@@ -1,1 +1,32 @@
-//! stub
+//! Thin typed wrappers of the Linux kernel: the only crate of weft that contains `unsafe`.
+//!
+//! What lives here is what the kernel says and takes, one subject per file, without policy: no configuration,
+//! no logging, no retry. Every wrapper names the kernel header or function that it mirrors. Functions that act on
+//! "the current namespace" mean the network namespace of the *calling thread*; use [`netns::Netns::run`] to act
+//! in another one.
+//!
+//! - `netns`: network namespaces by descriptor, and running code inside one
+//! - `tun`: TAP devices with vnet header and offloads
+//! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
+//! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
+//! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
+//! - `sysctl`: `/proc/sys` of the current namespace
+//! - `pathid`: does a name in a directory still mean the same file
+//! - `machine`: CPUs, boot id, monotonic clock, host name
+//! - `notify`: the service manager's readiness protocol
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod cmsg;
+mod ioctl;
+pub mod link;
+pub mod machine;
+pub mod netns;
+pub mod notify;
+pub mod pathid;
+pub mod seqpacket;
+pub mod sysctl;
+pub mod tun;
+pub mod udp;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,44 @@
+//! The machine below: CPUs, boot, clock, name.
+use std::io;
+
+/// CPUs that this process may use (affinity and cgroup quota counted), at least 1.
+#[must_use]
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// The boot's random id (`/proc/sys/kernel/random/boot_id`): another one means that every pod is gone.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`: since boot, without suspend, the same in every process of the machine.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is ever negative on this clock.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The host name (`uname(2)` `nodename`), of the current UTS namespace.
+#[must_use]
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_plausible() {
+        assert!(cpus() >= 1);
+        assert_eq!(boot_id().unwrap().len(), 36);
+        assert!(!hostname().is_empty());
+        let first = monotonic_ns();
+        assert!(first > 0 && monotonic_ns() >= first);
+    }
+}
