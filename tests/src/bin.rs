@@ -1,0 +1,31 @@
+//! Where the binaries under test are: `WEFT_BIN_DIR`, or what `cargo build` makes now.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The directory that holds `weftd`, `weft` and `weft-cni`.
+pub fn dir() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| match std::env::var_os("WEFT_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir).canonicalize().expect("WEFT_BIN_DIR names no directory"),
+        None => build(),
+    })
+}
+
+/// The path of one binary.
+pub fn path(name: &str) -> String {
+    dir().join(name).to_string_lossy().into_owned()
+}
+
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
+    let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+        .args(["build", "--release", "-p", "weft-switch", "-p", "weft-ctl", "-p", "weft-cni"])
+        .current_dir(root)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the binaries do not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join("release")
+}

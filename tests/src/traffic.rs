@@ -1,0 +1,98 @@
+//! ping, iperf3, hashed transfers. All bounded, all ending by themselves.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::eventually;
+use crate::ns::{Background, Namespace};
+
+/// Pings `count` times, 10 ms apart; fails unless every answer came.
+pub fn ping(from: &Namespace, to: &str, count: u32) -> Result<()> {
+    let out = from.sh(&format!("ping -n -q -i 0.01 -W 2 -c {count} {to} || true"))?;
+    ensure!(out.contains(&format!("{count} received")), "ping {to} from {}:\n{out}", from.name());
+    Ok(())
+}
+
+/// Pings once with a payload of `size` bytes and DF set.
+pub fn ping_df(from: &Namespace, to: &str, size: u32) -> Result<String> {
+    from.sh(&format!("ping -n -M do -s {size} -W 2 -c 1 {to} 2>&1 || true"))
+}
+
+/// An iperf3 server that serves until dropped.
+pub fn serve(ns: &Namespace, port: u16) -> Result<Background> {
+    let server = ns.spawn("iperf3", &["-s", "-p", &port.to_string()])?;
+    eventually(5, || {
+        let out = ns.sh(&format!("ss -Hltn sport = :{port}"))?;
+        ensure!(!out.trim().is_empty(), "iperf3 does not listen on {port}");
+        Ok(())
+    })?;
+    Ok(server)
+}
+
+/// What an iperf3 client measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Bits per second that arrived.
+    pub bits_per_second: f64,
+    /// TCP segments sent again.
+    pub retransmits: u64,
+    /// Share of UDP datagrams lost, in percent.
+    pub lost_percent: f64,
+}
+
+/// Runs an iperf3 client against `to`.
+pub fn iperf(from: &Namespace, to: &str, port: u16, args: &[&str]) -> Result<Measured> {
+    let port = port.to_string();
+    let args = [&["-c", to, "-p", &port, "-J", "--connect-timeout", "3000"], args].concat();
+    let out = from.run("iperf3", &args)?;
+    let json: Value = serde_json::from_str(&out).context("iperf3 printed no JSON")?;
+    let end = &json["end"];
+    let received = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };
+    Ok(Measured {
+        bits_per_second: received["bits_per_second"].as_f64().unwrap_or(0.0),
+        retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+        lost_percent: end["sum"]["lost_percent"].as_f64().unwrap_or(0.0),
+    })
+}
+
+/// TCP and UDP, 1 and 8 streams, both directions; fails when one does not move a megabit per second.
+pub fn iperf_all(from: &Namespace, server: &Namespace, to: &str) -> Result<()> {
+    let _server = serve(server, 5201)?;
+    for args in [
+        &["-t", "1"][..],
+        &["-t", "1", "-R"],
+        &["-t", "1", "-P", "8"],
+        &["-t", "1", "-P", "8", "-R"],
+        &["-u", "-b", "100M", "-t", "1", "-l", "1200"],
+        &["-u", "-b", "20M", "-t", "1", "-l", "1200", "-R"],
+        &["-u", "-b", "10M", "-t", "1", "-l", "1200", "-P", "8"],
+    ] {
+        let measured = iperf(from, to, 5201, args).with_context(|| format!("iperf3 {args:?} to {to}"))?;
+        ensure!(measured.bits_per_second > 1e6, "iperf3 {args:?} to {to}: {measured:?}");
+        ensure!(measured.lost_percent < 10.0, "iperf3 {args:?} to {to}: {measured:?}");
+    }
+    Ok(())
+}
+
+/// Sends `megabytes` of random bytes by TCP and compares the hashes at both ends.
+pub fn hashed(from: &Namespace, server: &Namespace, to: &str, megabytes: u32) -> Result<()> {
+    let family = if to.contains(':') { "-6" } else { "-4" };
+    let receiver = server.spawn("sh", &["-c", &format!("timeout 60 nc {family} -l 5999 | sha256sum")])?;
+    eventually(5, || {
+        ensure!(!server.sh("ss -Hltn sport = :5999")?.trim().is_empty(), "nc does not listen");
+        Ok(())
+    })?;
+    let sent = from.sh(&format!(
+        "f=$(mktemp); trap 'rm -f $f' EXIT; head -c {megabytes}M /dev/urandom > $f; timeout 60 nc {family} -N {to} 5999 < $f; sha256sum < $f"
+    ))?;
+    let (received, errors, _) = receiver.finish()?;
+    ensure!(received == sent, "sent {sent} received {received} {errors}");
+    Ok(())
+}
+
+/// The receiver's counter of wrong checksums: TCP, UDP over both families. 0 unless something is broken.
+pub fn checksum_errors(ns: &Namespace) -> Result<u64> {
+    let out = ns.sh("nstat -asz TcpInCsumErrors UdpInCsumErrors Udp6InCsumErrors IcmpInCsumErrors")?;
+    let counts = out.lines().filter(|line| line.contains("CsumErrors"));
+    Ok(counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum())
+}

@@ -1,0 +1,235 @@
+//! Ports come and go: storms, kills, namespaces that vanish, links deleted under us. Afterwards all is as before.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use weft_tests::traffic::ping;
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
+
+fn one_node() -> Result<Lab> {
+    Lab::up(Options { nodes: 1, ..Options::default() })
+}
+
+fn ports(node: &Node) -> Result<BTreeSet<String>> {
+    Ok(node.weft(&["list-ports", "br0"])?.lines().map(str::to_owned).collect())
+}
+
+fn used(node: &Node) -> Result<u64> {
+    let status = node.weft_json(&["status"])?;
+    Ok(status["pools"].as_array().into_iter().flatten().filter_map(|p| p["used"].as_u64()).sum())
+}
+
+/// What must be the same before and after: ports, addresses in use, descriptors of the daemon.
+fn footprint(node: &Node) -> Result<(BTreeSet<String>, u64, usize)> {
+    Ok((ports(node)?, used(node)?, node.descriptors()?))
+}
+
+fn same_as(node: &Node, before: &(BTreeSet<String>, u64, usize)) -> Result<()> {
+    eventually(10, || {
+        let now = footprint(node)?;
+        ensure!(now == *before, "before {before:?}, now {now:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn fifty_at_once_then_gone_in_any_order() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        let namespaces: Vec<Namespace> = (0..50).map(|_| Namespace::new("s")).collect::<Result<_>>()?;
+        let results = std::thread::scope(|scope| {
+            let threads: Vec<_> = namespaces
+                .iter()
+                .map(|ns| scope.spawn(move || node.cni().add(ns.name(), &ns.path())))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Result<Vec<_>>>()
+        })?;
+        let addresses: BTreeSet<_> = results.iter().map(|r| r["ips"][0]["address"].to_string()).collect();
+        ensure!(addresses.len() == 50, "addresses given twice: {addresses:?}");
+        let last = results[49]["ips"][0]["address"]
+            .as_str()
+            .unwrap_or_default()
+            .split('/')
+            .next()
+            .unwrap_or_default();
+        ping(&namespaces[0], last, 3)?;
+        std::thread::scope(|scope| {
+            // every third first, from several threads: no order that anyone relies on
+            for part in 0..5 {
+                let namespaces = &namespaces;
+                scope.spawn(move || {
+                    for index in (0..50).map(|i| (i * 7) % 50).filter(|i| i % 5 == part) {
+                        let ns = &namespaces[index];
+                        node.cni().del(ns.name(), &ns.path()).expect("DEL succeeds");
+                    }
+                });
+            }
+        });
+        same_as(node, &before)
+    });
+}
+
+#[test]
+fn plugin_killed_at_random_moments() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        for round in 0..60u64 {
+            let ns = Namespace::new("k")?;
+            let config = node.cni().config(serde_json::json!({})).to_string();
+            let mut command = node
+                .ns
+                .command("sh", &["-c", &format!("echo '{config}' | {}", weft_tests::bin::path("weft-cni"))]);
+            command.env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", ns.name()).env("CNI_IFNAME", "eth0");
+            command.env("CNI_NETNS", ns.path()).env("CNI_PATH", "/usr/lib/cni");
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            std::thread::sleep(std::time::Duration::from_micros(round * 150));
+            // the plugin is the child of the shell
+            let _ =
+                std::process::Command::new("pkill").args(["-KILL", "-P", &child.id().to_string()]).status();
+            child.kill()?;
+            child.wait()?;
+            if round % 2 == 0 {
+                // the runtime tries again with the same container, then takes it out
+                node.cni().add(ns.name(), &ns.path())?;
+                node.cni().del(ns.name(), &ns.path())?;
+            }
+            // odd rounds: no DEL ever comes, only the namespace dies
+        }
+        same_as(node, &before)
+    });
+}
+
+#[test]
+fn namespace_deleted_without_del() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        let pod = node.pod("gone")?;
+        let id = pod.id.clone();
+        pod.ns.delete()?;
+        same_as(node, &before)?;
+        node.cni().del(&id, "")?;
+        node.cni().del(&id, "/run/netns/there-is-none")?;
+        same_as(node, &before)
+    });
+}
+
+#[test]
+fn link_deleted_in_a_living_pod() {
+    as_root(|| {
+        let mut lab = one_node()?;
+        lab.nodes[0].expect_log("lost");
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        let (pod, other) = (node.pod("lost")?, node.pod("other")?);
+        ping(&pod.ns, &other.ip(), 3)?;
+        pod.ns.sh("ip link del eth0")?;
+        eventually(5, || {
+            let show = node.weft(&["show"])?;
+            ensure!(show.contains("lost"), "{show}");
+            Ok(())
+        })?;
+        ensure!(
+            node.cni().check(&pod.id, &pod.ns.path(), &pod.result).is_err(),
+            "CHECK passes without a link"
+        );
+        // its address stays reserved: 30 more pods do not get it
+        let more: Vec<_> = (0..30).map(|_| node.pod("m")).collect::<Result<_>>()?;
+        ensure!(more.iter().all(|m| m.ip() != pod.ip()), "the lost port's address was given away");
+        // no busy loop
+        let ticks = |pid: u32| -> Result<u64> {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+        };
+        let start = ticks(node.pid())?;
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let spent = ticks(node.pid())? - start;
+        ensure!(spent < 20, "weftd used {spent} ticks of 10 ms in 2 idle seconds");
+        for pod in more.iter().chain([&pod, &other]) {
+            node.cni().del(&pod.id, &pod.ns.path())?;
+        }
+        same_as(node, &before)
+    });
+}
+
+#[test]
+fn ports_return_after_a_restart_and_a_kill() {
+    as_root(|| {
+        let mut lab = Lab::up(Options::default())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let c = lab.nodes[0].pod("c")?;
+        lab.nodes[0].weft(&["add-br", "seg", "--", "set", "bridge", "seg", "ageing_seconds=77"])?;
+        let server = weft_tests::traffic::serve(&c.ns, 5201)?;
+        let client = a.ns.spawn("iperf3", &["-c", &c.ip(), "-t", "6", "-J"])?;
+        for kill in [false, true] {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            let before = ports(&lab.nodes[0])?;
+            if kill {
+                lab.nodes[0].kill()?
+            } else {
+                lab.nodes[0].stop()?
+            }
+            lab.nodes[0].start()?;
+            ensure!(ports(&lab.nodes[0])? == before, "ports changed over the restart");
+            ping(&a.ns, &c.ip(), 5)?;
+            ping(&a.ns, &b.ip(), 5)?;
+            ping(&b.ns, &a.ip(), 5)?;
+        }
+        let (out, errors, ok) = client.finish()?;
+        ensure!(ok, "iperf3 did not survive: {out} {errors}");
+        drop(server);
+        let ageing = lab.nodes[0].weft(&["get", "bridge", "seg", "ageing_seconds"])?;
+        ensure!(ageing.trim() == "77", "the operator's setting is lost: {ageing}");
+        // addresses in use stay in use
+        let d = lab.nodes[0].pod("d")?;
+        ensure!(d.ip() != a.ip() && d.ip() != c.ip(), "an address was given twice");
+        Ok(())
+    });
+}
+
+#[test]
+fn del_while_the_daemon_is_down_is_replayed() {
+    as_root(|| {
+        let mut lab = one_node()?;
+        let before = (ports(&lab.nodes[0])?, used(&lab.nodes[0])?);
+        let pod = lab.nodes[0].pod("q")?;
+        lab.nodes[0].stop()?;
+        lab.nodes[0].cni().del(&pod.id, &pod.ns.path())?;
+        lab.nodes[0].start()?;
+        eventually(5, || {
+            let now = (ports(&lab.nodes[0])?, used(&lab.nodes[0])?);
+            ensure!(now == before, "before {before:?} now {now:?}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_hundred_idle_ports_cost_nothing() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let pods: Vec<_> = (0..100).map(|_| node.pod("i")).collect::<Result<_>>()?;
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let schedstat = || -> Result<u64> {
+            let mut total = 0;
+            for task in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
+                let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+                total += text.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
+            }
+            Ok(total)
+        };
+        let start = schedstat()?;
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        let share = (schedstat()? - start) as f64 / 5e9;
+        ensure!(share < 0.01, "an idle daemon with 100 ports used {:.2} % of a core", share * 100.0);
+        drop(pods);
+        Ok(())
+    });
+}

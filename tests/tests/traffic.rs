@@ -1,0 +1,168 @@
+//! Pods, nodes and the outside reach each other: same node, across nodes, both families, offloads on.
+
+use weft_tests::traffic::{checksum_errors, hashed, iperf, iperf_all, ping, serve};
+use weft_tests::{Lab, Options, Result, as_root, ensure};
+
+/// Ping, iperf3 in all shapes, and a hashed transfer, between two namespaces over both families.
+fn both_families(
+    a: &weft_tests::Namespace,
+    b: &weft_tests::Namespace,
+    to: &str,
+    to6: &str,
+    full: bool,
+) -> Result<()> {
+    for to in [to, to6] {
+        ping(a, to, 20)?;
+        if full {
+            iperf_all(a, b, to)?;
+        }
+        hashed(a, b, to, 20)?;
+    }
+    ensure!(checksum_errors(a)? == 0, "checksum errors in {}", a.name());
+    ensure!(checksum_errors(b)? == 0, "checksum errors in {}", b.name());
+    Ok(())
+}
+
+#[test]
+fn pods_of_one_node() {
+    as_root(|| {
+        let lab = Lab::up(Options { nodes: 1, ..Options::default() })?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, node.pod("b")?);
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), true)
+    });
+}
+
+#[test]
+fn local_tcp_costs_no_checksum_and_no_cut() {
+    as_root(|| {
+        let lab = Lab::up(Options { nodes: 1, ..Options::default() })?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, node.pod("b")?);
+        let _server = serve(&b.ns, 5201)?;
+        iperf(&a.ns, &b.ip(), 5201, &["-t", "1"])?;
+        iperf(&a.ns, &b.ip6(), 5201, &["-t", "1", "-P", "4"])?;
+        ensure!(node.total("frames")? > 1000, "nothing counted: {}", node.weft(&["stats"])?);
+        ensure!(node.total("checksums_computed")? == 0, "{}", node.weft(&["stats"])?);
+        ensure!(node.total("superframes_cut")? == 0, "{}", node.weft(&["stats"])?);
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_across_nodes() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), true)?;
+        let tunnels = lab.nodes[0].weft_json(&["tunnel"])?;
+        let peer = &tunnels[0];
+        ensure!(peer["tx_packets"].as_u64() > Some(0) && peer["rx_packets"].as_u64() > Some(0), "{tunnels}");
+        ensure!(peer["last_heard_seconds"].as_u64() < Some(30), "{tunnels}");
+        Ok(())
+    });
+}
+
+#[test]
+fn across_nodes_over_an_ipv6_underlay() {
+    as_root(|| {
+        let lab = Lab::up(Options { underlay6: true, ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), false)
+    });
+}
+
+#[test]
+fn across_nodes_with_the_underlays_offloads_off() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        for node in &lab.nodes {
+            node.ns.sh("ethtool -K eth0 tso off gso off gro off tx-udp-segmentation off")?;
+        }
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), false)?;
+        for node in &lab.nodes {
+            node.ns.sh("ethtool -K eth0 tx off rx off")?;
+        }
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), false)
+    });
+}
+
+#[test]
+fn jumbo_pods() {
+    as_root(|| {
+        let lab = Lab::up(Options { mtu: 9000, ..Options::default() })?;
+        let (a, b, c) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?, lab.nodes[0].pod("c")?);
+        ensure!(a.ns.sh("cat /sys/class/net/eth0/mtu")?.trim() == "8950", "pod MTU is not 8950");
+        both_families(&a.ns, &b.ns, &b.ip(), &b.ip6(), false)?;
+        both_families(&a.ns, &c.ns, &c.ip(), &c.ip6(), false)?;
+        // 8950 bytes of IPv4 packet: 20 of IP, 8 of ICMP
+        let out = weft_tests::traffic::ping_df(&a.ns, &b.ip(), 8922)?;
+        ensure!(out.contains("1 received"), "{out}");
+        Ok(())
+    });
+}
+
+#[test]
+fn node_and_pods_reach_each_other() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let [n1, n2] = &lab.nodes[..] else { unreachable!("two nodes") };
+        let (a, b) = (n1.pod("a")?, n2.pod("b")?);
+        for pod in [&a, &b] {
+            both_families(&n1.ns, &pod.ns, &pod.ip(), &pod.ip6(), pod.id == b.id)?;
+        }
+        // the other way: the gateway address of either node, and both nodes' underlay addresses
+        for to in
+            ["10.244.1.1", "10.244.2.1", "fd00:244:0:1::1", "fd00:244:0:2::1", "172.30.0.1", "172.30.0.2"]
+        {
+            ping(&a.ns, to, 5)?;
+        }
+        hashed(&a.ns, &n1.ns, "10.244.1.1", 5)?;
+        hashed(&a.ns, &n2.ns, "10.244.2.1", 5)?;
+        hashed(&a.ns, &n2.ns, "172.30.0.2", 5)?;
+        // a process that insists on the underlay address still gets its answer
+        n1.ns.sh(&format!("ping -n -q -c 2 -W 2 -I 172.30.0.1 {}", b.ip()))?;
+        n1.ns.sh(&format!("ping -n -q -c 2 -W 2 -I 172.30.0.1 {}", a.ip()))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_reach_the_outside_through_the_node() {
+    as_root(|| {
+        let lab = Lab::up(Options { nodes: 1, ..Options::default() })?;
+        let outside = weft_tests::Namespace::new("outside")?;
+        weft_tests::lab::join(&lab.underlay, &outside, 9, &Options::default())?;
+        let a = lab.nodes[0].pod("a")?;
+        // the outside knows no way to pods: an answer proves the masquerade
+        ping(&a.ns, "172.30.0.9", 5)?;
+        ping(&a.ns, "fd00:5::9", 5)?;
+        hashed(&a.ns, &outside, "172.30.0.9", 5)
+    });
+}
+
+#[test]
+fn every_offload_off_still_works() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let (n1, b) = (&lab.nodes[0], lab.nodes[1].pod("b")?);
+        let c = n1.pod("c")?;
+        for (index, off) in ["csum,tso4,tso6,ecn,uso", "tso4", "tso6", "ecn", "uso"].into_iter().enumerate() {
+            let pod = weft_tests::Namespace::new("hand")?;
+            let (port, ip) = (format!("hand{index}"), format!("10.244.1.{}", 200 + index));
+            let address = format!("ip={ip}/24,fd00:244:0:1::{}/64", 200 + index);
+            let netns = format!("netns={}", pod.name());
+            n1.weft(&["add-port", "br0", &port, &netns, &address, &format!("offloads-off={off}")])?;
+            for (server, to) in [(&c.ns, c.ip()), (&b.ns, b.ip()), (&c.ns, c.ip6()), (&b.ns, b.ip6())] {
+                ping(&pod, &to, 3)?;
+                hashed(&pod, server, &to, 4)?;
+            }
+            hashed(&c.ns, &pod, &ip, 4)?;
+            hashed(&b.ns, &pod, &ip, 4)?;
+            ensure!(checksum_errors(&pod)? + checksum_errors(&b.ns)? + checksum_errors(&c.ns)? == 0, "{off}");
+            n1.weft(&["del-port", &port])?;
+        }
+        Ok(())
+    });
+}
