@@ -1,0 +1,118 @@
+//! Changes of configuration lose nothing.
+
+use std::process::Command;
+
+use weft_tests::ns::output;
+use weft_tests::traffic::{iperf, serve};
+use weft_tests::{Lab, Namespace, Options, Result, as_root, ensure, eventually};
+
+#[test]
+fn five_hundred_ports_come_and_go_under_load() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let node = &lab.nodes[0];
+        let (a, b, c) = (node.pod("a")?, node.pod("b")?, lab.nodes[1].pod("c")?);
+        let ns = Namespace::new("many")?;
+        let _servers = (serve(&b.ns, 5201)?, serve(&c.ns, 5201)?);
+        // an equal window without changes, for comparison
+        let seconds = 12;
+        let t = seconds.to_string();
+        let limit = ["-t", &t, "-b", "200M"];
+        let quiet = iperf(&a.ns, &b.ip(), 5201, &limit)?;
+        let load = a.ns.spawn("iperf3", &[&["-c", &b.ip(), "-p", "5201", "-J"], &limit[..]].concat())?;
+        let pings: Vec<_> = [b.ip(), c.ip()]
+            .iter()
+            .map(|to| a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "2", "-c", "8000", to]))
+            .collect::<Result<_>>()?;
+        let start = std::time::Instant::now();
+        for round in 0..2 {
+            for tens in 0..25 {
+                let mut add = vec![];
+                for one in 0..10 {
+                    let name = format!("m{round}x{tens}x{one}");
+                    if !add.is_empty() {
+                        add.push("--".to_owned());
+                    }
+                    add.extend([
+                        "add-port".into(),
+                        "br0".into(),
+                        name.clone(),
+                        format!("netns={}", ns.name()),
+                        format!("ifname={name}"),
+                    ]);
+                }
+                node.weft(&add.iter().map(String::as_str).collect::<Vec<_>>())?;
+            }
+            for tens in 0..25 {
+                let names: Vec<String> = (0..10).map(|one| format!("m{round}x{tens}x{one}")).collect();
+                let args: Vec<&str> =
+                    names.iter().flat_map(|name| ["del-port", name.as_str(), "--"]).collect();
+                node.weft(&args[..args.len() - 1])?;
+            }
+        }
+        println!("500 ports made and removed in {:?}", start.elapsed());
+        for ping in pings {
+            let (out, _, _) = ping.finish()?;
+            ensure!(out.contains(" 0% packet loss"), "pings were lost: {out}");
+        }
+        let (out, errors, ok) = load.finish()?;
+        ensure!(ok, "{out} {errors}");
+        let json: serde_json::Value = serde_json::from_str(&out)?;
+        let retransmits = json["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(u64::MAX);
+        ensure!(
+            retransmits <= quiet.retransmits,
+            "{retransmits} retransmits, {} without changes",
+            quiet.retransmits
+        );
+        eventually(10, || {
+            let left = output({
+                let mut command = Command::new("ip");
+                command.args(["-n", ns.name(), "-o", "link"]);
+                command
+            })?;
+            ensure!(left.lines().count() == 1, "devices are left: {left}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn cluster_file_edits_are_followed_and_bad_ones_are_not() {
+    as_root(|| {
+        let mut lab = Lab::up(Options::default())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let ping = a.ns.spawn("ping", &["-n", "-q", "-i", "0.002", "-W", "2", "-c", "2500", &b.ip()])?;
+        let good = lab.cluster(2);
+        lab.nodes[0].expect_log("cluster");
+        for index in 3..8 {
+            lab.nodes[0].write_cluster(&lab.cluster(index))?;
+            eventually(5, || {
+                let tunnels = lab.nodes[0].weft_json(&["tunnel"])?;
+                ensure!(tunnels.as_array().is_some_and(|t| t.len() == index - 1), "{tunnels}");
+                Ok(())
+            })?;
+        }
+        lab.nodes[0].write_cluster(&good.replace("10.244.2.0/24", "10.244.2.0/99"))?;
+        eventually(5, || {
+            let status = lab.nodes[0].weft_json(&["status"])?;
+            let error = status["cluster"]["error"].as_str().unwrap_or_default().to_owned();
+            ensure!(error.contains("cluster.toml:") && error.contains("10.244.2.0/99"), "{status}");
+            Ok(())
+        })?;
+        ensure!(
+            lab.nodes[0].weft_json(&["tunnel"])?.as_array().is_some_and(|t| t.len() == 6),
+            "the last good one went"
+        );
+        lab.nodes[0].write_cluster(&good)?;
+        eventually(5, || {
+            ensure!(
+                lab.nodes[0].weft_json(&["tunnel"])?.as_array().is_some_and(|t| t.len() == 1),
+                "not followed"
+            );
+            Ok(())
+        })?;
+        let (out, _, _) = ping.finish()?;
+        ensure!(out.contains(" 0% packet loss"), "{out}");
+        Ok(())
+    });
+}
