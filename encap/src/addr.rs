@@ -1,13 +1,29 @@
 //! Addresses and identifiers that have a range: a value exists only if it is valid.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// An IEEE 802 MAC address (EUI-48).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
+)]
+#[repr(transparent)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
@@ -24,6 +40,24 @@ impl MacAddr {
     /// True for the broadcast address.
     pub fn is_broadcast(self) -> bool {
         self == Self::BROADCAST
+    }
+
+    /// True for the link-local control addresses 01:80:c2:00:00:00 to 0f, which no bridge forwards
+    /// (IEEE 802.1D section 7.12.6).
+    pub fn is_reserved(self) -> bool {
+        self.0[..5] == [0x01, 0x80, 0xc2, 0, 0] && self.0[5] < 0x10
+    }
+
+    /// The group address of an IPv6 multicast address (RFC 2464 section 7).
+    pub fn of_ipv6_multicast(group: Ipv6Addr) -> MacAddr {
+        let g = group.octets();
+        MacAddr([0x33, 0x33, g[12], g[13], g[14], g[15]])
+    }
+
+    /// The group address of an IPv4 multicast address (RFC 1112 section 6.4).
+    pub fn of_ipv4_multicast(group: Ipv4Addr) -> MacAddr {
+        let g = group.octets();
+        MacAddr([0x01, 0x00, 0x5e, g[1] & 0x7f, g[2], g[3]])
     }
 
     /// True for an address that one station may own: neither a group address nor all zeros.

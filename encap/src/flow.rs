@@ -1,0 +1,125 @@
+//! What tells one flow from another: the flow cache's key, and the hash behind the VXLAN source port.
+
+use crate::{Headers, L3, L4, ipv4, ipv6};
+
+/// Everything that decides where a frame goes, in 64 bytes.
+///
+/// TTL, TCP flags and segment size are not part of it: a hit checks them itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey([u64; 8]);
+
+impl FlowKey {
+    /// The key of a frame that came in by `ingress`: a port, or a (peer, VNI) pair, numbered by the caller.
+    ///
+    /// `None` for frames that must be looked at one by one: fragments, ARP, and ICMP other than echo, which covers
+    /// neighbour discovery and errors about other flows.
+    #[inline]
+    pub fn new(ingress: u32, headers: &Headers, frame: &[u8]) -> Option<FlowKey> {
+        let single = match headers.l4 {
+            L4::Icmp | L4::Icmpv6 => !headers.is_echo(),
+            _ => headers.l3 == L3::Arp,
+        };
+        if single || headers.is_fragment() || headers.source_routed {
+            return None;
+        }
+        // A tag with identifier 0 is not the same as no tag: bit 16 of the tag word says that there is one.
+        let tag = headers.tci.map_or(0, |tci| 0x1_0000 | u64::from(tci));
+        let ports = match headers.l4 {
+            L4::Icmp | L4::Icmpv6 => (headers.src_port, u16::from(headers.icmp_type)),
+            _ => (headers.src_port, headers.dst_port),
+        };
+        let ip = addresses(headers, frame);
+        Some(FlowKey([
+            u64::from(ingress) << 32 | u64::from(headers.ethertype) << 16 | u64::from(ports.0),
+            mac(headers.dst.0) << 16 | u64::from(ports.1),
+            mac(headers.src.0) << 16 | u64::from(headers.proto),
+            tag,
+            ip[0],
+            ip[1],
+            ip[2],
+            ip[3],
+        ]))
+    }
+
+    /// A hash for tables inside this process: fast, well mixed, not keyed.
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        let k = &self.0;
+        let low = mix(k[0] ^ SECRET[0], k[1] ^ SECRET[1]) ^ mix(k[2] ^ SECRET[2], k[3] ^ SECRET[3]);
+        let high = mix(k[4] ^ SECRET[1], k[5] ^ SECRET[2]) ^ mix(k[6] ^ SECRET[3], k[7] ^ SECRET[0]);
+        mix(low ^ SECRET[2], high ^ SECRET[3])
+    }
+
+    /// The key as words.
+    pub fn words(&self) -> &[u64; 8] {
+        &self.0
+    }
+}
+
+/// The hash of a frame's inner flow: addresses, protocol and ports; MAC addresses and ethertype unless IP.
+///
+/// The same for every frame of a flow and of a direction, whatever node or process computes it. All fragments hash
+/// without ports, so those of one packet stay together. One superframe and its segments hash alike.
+#[inline]
+pub fn flow_hash(headers: &Headers, frame: &[u8]) -> u32 {
+    let hash = if headers.is_ip() {
+        let ip = addresses(headers, frame);
+        let ports = if headers.is_fragment() {
+            0
+        } else {
+            u64::from(headers.src_port) << 16 | u64::from(headers.dst_port)
+        };
+        mix(ip[0] ^ SECRET[0], ip[2] ^ SECRET[1])
+            ^ mix(ip[1] ^ SECRET[2], ip[3] ^ SECRET[3])
+            ^ mix(ports ^ SECRET[1], u64::from(headers.proto) ^ SECRET[3])
+    } else {
+        let ethertype = u64::from(headers.ethertype);
+        mix(mac(headers.dst.0) ^ SECRET[0], mac(headers.src.0) ^ SECRET[1] ^ (ethertype << 48))
+    };
+    // One more round: ports differ in few bits, and callers take the upper ones.
+    (mix(hash, SECRET[2]) >> 32) as u32
+}
+
+/// The outer UDP source port for a flow: 49152 to 65535 (RFC 7348 section 5).
+#[inline]
+pub const fn source_port(hash: u32) -> u16 {
+    0xc000 | (hash >> 18) as u16
+}
+
+/// Odd constants with even bit counts (wyhash's).
+const SECRET: [u64; 4] =
+    [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db, 0x8ebc_6af0_9c88_c6e3, 0x5899_65cc_7537_4cc3];
+
+#[inline]
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product as u64) ^ (product >> 64) as u64
+}
+
+#[inline]
+fn mac(m: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, m[0], m[1], m[2], m[3], m[4], m[5]])
+}
+
+/// Source (two words) and destination (two words); zeros unless IP.
+#[inline]
+fn addresses(headers: &Headers, frame: &[u8]) -> [u64; 4] {
+    let at = usize::from(headers.l3_at);
+    match headers.l3 {
+        L3::V4 => match ipv4::Header::of(&frame[at..]) {
+            Some(h) => [0, u64::from(u32::from_be_bytes(h.src)), 0, u64::from(u32::from_be_bytes(h.dst))],
+            None => [0; 4],
+        },
+        L3::V6 => match ipv6::Header::of(&frame[at..]) {
+            Some(h) => {
+                let (src, dst) = (u128::from_be_bytes(h.src), u128::from_be_bytes(h.dst));
+                [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64]
+            }
+            None => [0; 4],
+        },
+        L3::Arp | L3::Other => [0; 4],
+    }
+}
+
+#[cfg(test)]
+mod tests;
