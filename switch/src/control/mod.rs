@@ -1,1 +1,10 @@
-//! The only writer.
+//! The only writer: a request becomes desired state, a plan, a stored record, effects, a snapshot, a publication.
+//!
+//! In the order a change meets them: [`serve`] or the plugin's socket takes the request, [`engine`] lets
+//! [`transaction`] or another edit change a draft of [`state`], [`plan`] tells what differs, [`store`] keeps it, the
+//! effects make it so, [`publish`] builds the snapshot.
+
+/// The engine thread and the handle that others use.
+pub mod engine;
+/// Desired state.
+pub mod state;
