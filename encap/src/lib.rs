@@ -21,6 +21,10 @@ pub mod edit;
 pub mod eth;
 /// Flow keys and flow hashes.
 pub mod flow;
+/// Gluing segments into a superframe.
+pub mod gro;
+/// Cutting a superframe into segments.
+pub mod gso;
 /// ICMP for IPv4.
 pub mod icmp;
 /// ICMPv6, neighbour discovery, multicast listener discovery.

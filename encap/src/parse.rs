@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::Sum;
-use crate::wire::{be16, be32};
+use crate::wire::be16;
 use crate::{MacAddr, Reason, VlanId, arp, eth, icmp, icmpv6, ipv4, ipv6, proto, tcp, udp, vlan};
 
 /// What is in the frame behind Ethernet and the tag.
@@ -396,7 +396,7 @@ fn set_extent(h: &mut Headers, l4_at: usize, end: usize) {
 
 /// `header_len` counts into the length of the packet that reassembly gives (IPv4 only).
 fn check_fragment(h: &Headers, data: usize, header_len: usize) -> Result<(), Reason> {
-    let torn = h.more_fragments && (data == 0 || data % 8 != 0);
+    let torn = h.more_fragments && (data == 0 || !data.is_multiple_of(8));
     let too_long = usize::from(h.fragment_offset) + data + header_len > ipv4::MAX_PACKET;
     if torn || too_long { Err(Reason::BadFragment) } else { Ok(()) }
 }
@@ -450,11 +450,6 @@ fn parse_l4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     }
     h.payload_at = h.l4_at + header_len as u16;
     Ok(h)
-}
-
-/// The IPv6 flow label of a packet at `l3_at`, 20 bits.
-pub(crate) fn flow_label(frame: &[u8], headers: &Headers) -> u32 {
-    be32(frame, usize::from(headers.l3_at)) & 0xf_ffff
 }
 
 #[cfg(test)]

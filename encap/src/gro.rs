@@ -1,0 +1,278 @@
+//! Gluing consecutive segments of one flow into a superframe, each checksum verified while its payload is copied.
+//!
+//! What [`crate::gso::cut`] makes of the superframe are the segments again: only segments are glued that a cut could
+//! have made.
+
+use crate::checksum::{self, State, Sum, copy_and_sum, judge};
+use crate::wire::{be16, be32, put16};
+use crate::{Fragment, Gso, Headers, L3, L4, Reason, VnetHdr, eth, ipv4, ipv6, tcp, udp};
+
+/// Datagrams in a UDP superframe at most: what every kernel takes (`UDP_MAX_SEGMENTS` before 6.9).
+pub const MAX_UDP_PIECES: usize = 64;
+/// Longest superframe, bytes: IP may be 65,535 bytes long, Ethernet and a tag come before it.
+pub const MAX_FRAME: usize = ipv4::MAX_PACKET + eth::LEN + crate::vlan::LEN;
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// It is part of the superframe.
+    Merged,
+    /// It does not continue the superframe: finish that one, then start anew with this segment.
+    Flush,
+    /// It is corrupt and must be dropped; the superframe is as before.
+    Drop(Reason),
+}
+
+/// A superframe in the making. The bytes are in a buffer that the caller passes, always the same, to every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Gro {
+    /// Of the first segment.
+    headers: Headers,
+    /// Bytes of the buffer in use.
+    len: usize,
+    /// Payload bytes of the first segment, which the others must have too.
+    size: usize,
+    /// Segments so far.
+    count: usize,
+    /// Sequence number that continues it.
+    next_seq: u32,
+    /// PSH and FIN seen, to be set in the superframe.
+    late_flags: u8,
+    /// The last segment was shorter, or pushed: nothing may follow.
+    closed: bool,
+    /// The first segment's checksum was owed.
+    owed: bool,
+}
+
+/// True for a segment that could be part of a superframe.
+#[inline]
+pub fn is_candidate(frame: &[u8], headers: &Headers) -> bool {
+    // Options and extension headers may differ in ways a cut cannot restore.
+    let plain_ip = match headers.l3 {
+        L3::V4 => usize::from(headers.l4_at - headers.l3_at) == ipv4::LEN,
+        L3::V6 => usize::from(headers.l4_at - headers.l3_at) == ipv6::LEN,
+        L3::Arp | L3::Other => false,
+    };
+    if !plain_ip || headers.fragment != Fragment::Whole || headers.payload_len() == 0 {
+        return false;
+    }
+    match headers.l4 {
+        L4::Tcp => headers.tcp_flags & (tcp::SYN | tcp::RST | tcp::URG | tcp::ACK) == tcp::ACK,
+        L4::Udp => {
+            headers.l4_end == headers.l3_end && be16(frame, usize::from(headers.l4_at) + udp::CHECKSUM) != 0
+        }
+        L4::None | L4::Icmp | L4::Icmpv6 => false,
+    }
+}
+
+impl Gro {
+    /// Starts with `segment`, which is copied to `buf`. Any frame will do; one that is no [`is_candidate`] stays
+    /// alone. Ethernet padding is left behind.
+    ///
+    /// # Errors
+    /// [`Reason::BadChecksum`]; [`Reason::NoBuffer`] when `buf` is too short.
+    pub fn start(buf: &mut [u8], segment: &[u8], headers: &Headers) -> Result<Gro, Reason> {
+        let len = headers.l3_end as usize;
+        let room = buf.get_mut(..len).ok_or(Reason::NoBuffer)?;
+        let sum = copy(room, segment, headers);
+        let owed = match judge(segment, headers, sum) {
+            State::Wrong => return Err(Reason::BadChecksum),
+            State::Owed => true,
+            State::Verified | State::NoChecksum => false,
+        };
+        let next_seq = match headers.l4 {
+            L4::Tcp => be32(segment, usize::from(headers.l4_at) + tcp::SEQ)
+                .wrapping_add(headers.payload_len() as u32),
+            _ => 0,
+        };
+        Ok(Gro {
+            headers: *headers,
+            len,
+            size: headers.payload_len(),
+            count: 1,
+            next_seq,
+            late_flags: 0,
+            closed: !is_candidate(segment, headers) || headers.tcp_flags & (tcp::PSH | tcp::FIN) != 0,
+            owed,
+        })
+    }
+
+    /// Adds `segment` if it continues the superframe.
+    #[inline]
+    pub fn push(&mut self, buf: &mut [u8], segment: &[u8], headers: &Headers) -> Push {
+        let payload = headers.payload_len();
+        let end = self.len + payload;
+        let fits = !self.closed
+            && payload <= self.size
+            && end - usize::from(self.headers.l3_at) <= ipv4::MAX_PACKET
+            && end <= buf.len()
+            && (headers.l4 != L4::Udp || self.count < MAX_UDP_PIECES);
+        if !fits || !is_candidate(segment, headers) || !self.continues(buf, segment, headers) {
+            return Push::Flush;
+        }
+        let (l4_at, payload_at) = (usize::from(headers.l4_at), usize::from(headers.payload_at));
+        let body = copy_and_sum(&mut buf[self.len..end], headers.payload(segment));
+        let sum = Sum::of(&segment[l4_at..payload_at]).join(body);
+        if judge(segment, headers, sum) == State::Wrong {
+            return Push::Drop(Reason::BadChecksum);
+        }
+        self.len = end;
+        self.count += 1;
+        self.next_seq = self.next_seq.wrapping_add(payload as u32);
+        self.late_flags |= headers.tcp_flags & (tcp::PSH | tcp::FIN);
+        self.closed = payload < self.size || self.late_flags != 0;
+        Push::Merged
+    }
+
+    /// Completes the frame `buf[..len()]` and describes it.
+    ///
+    /// A superframe's lengths and IPv4 checksum are set and its upper checksum becomes the pseudo-header sum. A
+    /// segment that stayed alone is as it came.
+    pub fn finish(&self, buf: &mut [u8]) -> VnetHdr {
+        if self.count == 1 {
+            return VnetHdr::describe(&self.headers, Gso::None, self.owed);
+        }
+        let mut headers = self.headers;
+        headers.l3_end = self.len as u32;
+        headers.l4_end = self.len as u32;
+        let (l3_at, l4_at) = (usize::from(headers.l3_at), usize::from(headers.l4_at));
+        let l3_len = self.len - l3_at;
+        if headers.l3 == L3::V4 {
+            put16(buf, l3_at + ipv4::TOTAL_LEN, l3_len as u16);
+            ipv4::fill_checksum(&mut buf[l3_at..l4_at]);
+        } else {
+            put16(buf, l3_at + ipv6::PAYLOAD_LEN, (l3_len - ipv6::LEN) as u16);
+        }
+        let size = self.size as u16;
+        let gso = if headers.l4 == L4::Tcp {
+            buf[l4_at + tcp::FLAGS] |= self.late_flags;
+            Gso::Tcp { size }
+        } else {
+            put16(buf, l4_at + udp::LENGTH, (self.len - l4_at) as u16);
+            Gso::Udp { size }
+        };
+        checksum::owe(buf, &headers);
+        VnetHdr::describe(&headers, gso, true)
+    }
+
+    /// Bytes of the buffer in use.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// False: a superframe has at least one segment.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Segments so far.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Headers of the first segment; after [`Self::finish`] the frame is longer than they say.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// True when nothing can be added any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Compares all header bytes that a cut copies, and those that it counts up.
+    #[inline]
+    fn continues(&self, buf: &[u8], segment: &[u8], headers: &Headers) -> bool {
+        let first = &self.headers;
+        let same_shape = (headers.l3_at, headers.l4_at, headers.payload_at, headers.l4)
+            == (first.l3_at, first.l4_at, first.payload_at, first.l4);
+        if !same_shape {
+            return false;
+        }
+        let (l3, l4, end) =
+            (usize::from(first.l3_at), usize::from(first.l4_at), usize::from(first.payload_at));
+        // Both slices have all headers: the shapes are equal.
+        let (a, b) = (&buf[..end], &segment[..end]);
+        if a[..l3] != b[..l3] || !self.same_ip(&a[l3..l4], &b[l3..l4]) {
+            return false;
+        }
+        match first.l4 {
+            L4::Tcp => self.same_tcp(&a[l4..], &b[l4..]),
+            _ => a[l4..l4 + udp::LENGTH] == b[l4..l4 + udp::LENGTH],
+        }
+    }
+
+    #[inline]
+    fn same_ip(&self, a: &[u8], b: &[u8]) -> bool {
+        if self.headers.l3 == L3::V6 {
+            return a[..ipv6::PAYLOAD_LEN] == b[..ipv6::PAYLOAD_LEN]
+                && a[ipv6::NEXT_HEADER..] == b[ipv6::NEXT_HEADER..];
+        }
+        // With DF the identification means nothing (RFC 6864); without, it must be what a cut would count. Datagrams
+        // are delivered one by one, so theirs is never read again.
+        let counts = be16(b, ipv4::ID) == be16(a, ipv4::ID).wrapping_add(self.count as u16);
+        let id_fits = counts || self.headers.dont_fragment || self.headers.l4 == L4::Udp;
+        id_fits
+            && a[..ipv4::TOTAL_LEN] == b[..ipv4::TOTAL_LEN]
+            && a[ipv4::FLAGS..ipv4::CHECKSUM] == b[ipv4::FLAGS..ipv4::CHECKSUM]
+            && a[ipv4::SRC..] == b[ipv4::SRC..]
+    }
+
+    #[inline]
+    fn same_tcp(&self, a: &[u8], b: &[u8]) -> bool {
+        let first_only = tcp::CWR;
+        let last_only = tcp::PSH | tcp::FIN;
+        a[..tcp::SEQ] == b[..tcp::SEQ]
+            && be32(b, tcp::SEQ) == self.next_seq
+            && a[tcp::ACK_NUMBER..tcp::FLAGS] == b[tcp::ACK_NUMBER..tcp::FLAGS]
+            && a[tcp::FLAGS] & !first_only == b[tcp::FLAGS] & !last_only
+            && a[tcp::WINDOW..tcp::CHECKSUM] == b[tcp::WINDOW..tcp::CHECKSUM]
+            && a[tcp::LEN - 2..] == b[tcp::LEN - 2..]
+    }
+}
+
+/// A frame that came whole but is longer than a wire carries: an inner packet that spans a whole datagram, because a
+/// kernel peer's offload was never undone. Makes it a superframe in place and describes it.
+///
+/// `size` is payload per segment: the `UDP_GRO` control message's value for UDP (which then is the *inner* size), the
+/// tunnel MTU less [`Headers::l3_header_len`] for TCP.
+///
+/// A frame with no more payload than `size`, and one that cannot be cut, comes back as a plain one.
+///
+/// # Errors
+/// [`Reason::BadChecksum`]; [`Reason::BadGso`] for a size that [`VnetHdr::validate`] refuses.
+pub fn superframe(frame: &mut [u8], headers: &Headers, size: u16) -> Result<VnetHdr, Reason> {
+    let state = checksum::state(frame, headers);
+    if state == State::Wrong {
+        return Err(Reason::BadChecksum);
+    }
+    let gso = match headers.l4 {
+        L4::Tcp => Gso::Tcp { size },
+        L4::Udp if state != State::NoChecksum => Gso::Udp { size },
+        _ => Gso::None,
+    };
+    let cuts = gso != Gso::None && headers.fragment == Fragment::Whole && !headers.source_routed;
+    if !cuts || headers.payload_len() <= usize::from(size) {
+        return Ok(VnetHdr::describe(headers, Gso::None, state == State::Owed));
+    }
+    let vnet = VnetHdr::describe(headers, gso, true);
+    vnet.validate(headers)?;
+    if state == State::Verified {
+        checksum::owe(frame, headers);
+    }
+    Ok(vnet)
+}
+
+/// Copies a frame and gives the sum of its upper protocol's header and payload.
+#[inline]
+fn copy(out: &mut [u8], segment: &[u8], headers: &Headers) -> Sum {
+    let l4_at = usize::from(headers.l4_at);
+    let l4_end = headers.l4_end as usize;
+    out[..l4_at].copy_from_slice(&segment[..l4_at]);
+    let sum = copy_and_sum(&mut out[l4_at..l4_end], &segment[l4_at..l4_end]);
+    out[l4_end..].copy_from_slice(&segment[l4_end..headers.l3_end as usize]);
+    sum
+}
+
+#[cfg(test)]
+mod tests;
