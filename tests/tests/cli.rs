@@ -1,0 +1,240 @@
+//! The command `weft` against a real daemon: verbs, transactions, owners, errors, exit codes.
+
+use serde_json::Value;
+use weft_tests::traffic::ping;
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure};
+
+/// Exit code, standard output, standard error of a `weft` call.
+fn weft(node: &Node, line: &str) -> Result<(i32, String, String)> {
+    let output = node.weft_command(&line.split_whitespace().collect::<Vec<_>>()).output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+}
+
+/// A call that must fail, and what its message must hold.
+fn refused(node: &Node, line: &str, message: &str) -> Result<()> {
+    let (code, out, error) = weft(node, line)?;
+    ensure!(code != 0 && error.contains(message), "weft {line}: {code} {out} {error}\nexpected: {message}");
+    Ok(())
+}
+
+fn accepted(node: &Node, line: &str) -> Result<String> {
+    let (code, out, error) = weft(node, line)?;
+    ensure!(code == 0, "weft {line}: {code} {error}");
+    Ok(out)
+}
+
+fn one() -> Result<Lab> {
+    Lab::up(Options { nodes: 1, ..Options::default() })
+}
+
+#[test]
+fn bridges_and_ports() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        ensure!(accepted(node, "list-br")? == "br0", "a fresh node has br0");
+        accepted(node, "add-br lan")?;
+        refused(node, "add-br lan", "lan")?;
+        accepted(node, "--may-exist add-br lan")?;
+        accepted(node, "add-br --may-exist lan")?;
+        ensure!(weft(node, "br-exists lan")?.0 == 0 && weft(node, "br-exists nope")?.0 == 2, "br-exists");
+        let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
+        accepted(node, &format!("add-port lan web type=tap netns={} ip=10.9.0.1/24", a.name()))?;
+        accepted(node, &format!("add-port lan db netns={} ip=10.9.0.2/24 -- list-ports lan", b.path()))?;
+        ping(&a, "10.9.0.2", 3)?;
+        ensure!(accepted(node, "list-ports lan")? == "db\nweb", "list-ports");
+        ensure!(accepted(node, "port-to-br web")? == "lan", "port-to-br");
+        refused(node, "port-to-br none", "none")?;
+        accepted(node, "set port web guard=false external_ids:role=front")?;
+        ensure!(accepted(node, "get port web guard")? == "false", "get");
+        let show = accepted(node, "show")?;
+        ensure!(show.contains("lan") && show.contains("web") && show.contains("10.9.0.1/24"), "{show}");
+        ensure!(show.contains(a.name()), "show names no namespace: {show}");
+        let json: Value = serde_json::from_str(&accepted(node, "-o json show")?)?;
+        ensure!(json.to_string().contains("10.9.0.1/24"), "{json}");
+        refused(node, "del-port lan none", "none")?;
+        accepted(node, "--if-exists del-port lan none")?;
+        accepted(node, "del-port lan web")?;
+        ensure!(a.sh("ip link show eth0").is_err(), "del-port left the device");
+        accepted(node, "del-br lan")?;
+        ensure!(b.sh("ip link show eth0").is_err(), "del-br left a device");
+        refused(node, "del-br lan", "lan")?;
+        accepted(node, "--if-exists del-br lan")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn transactions_are_all_or_nothing() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let a = Namespace::new("a")?;
+        refused(
+            node,
+            &format!(
+                "add-br t1 -- add-port t1 p1 netns={} -- add-port nobridge p2 netns={}",
+                a.name(),
+                a.name()
+            ),
+            "nobridge",
+        )?;
+        ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
+        ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");
+        // the kernel refuses the second device: the first goes too
+        refused(
+            node,
+            &format!("add-br t2 -- add-port t2 p1 netns={0} -- add-port t2 p2 netns={0}", a.name()),
+            "eth0",
+        )?;
+        ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
+        ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");
+        accepted(
+            node,
+            &format!("add-br t3 -- set bridge t3 ageing_seconds=60 -- add-port t3 p1 netns={}", a.name()),
+        )?;
+        ensure!(accepted(node, "get bridge t3 ageing_seconds")? == "60", "set in a transaction");
+        Ok(())
+    });
+}
+
+#[test]
+fn owners_and_bad_input() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let pod = node.pod("p")?;
+        let port =
+            accepted(node, "list-ports br0")?.lines().find(|p| *p != "weft0").unwrap_or_default().to_owned();
+        refused(node, &format!("del-port br0 {port}"), "cni")?;
+        refused(node, "del-br br0", "file")?;
+        refused(node, "del-port br0 weft0", "file")?;
+        ping(&pod.ns, "10.244.1.1", 2)?;
+        for (line, message) in [
+            ("add-br name-that-is-far-too-long-for-a-bridge", "15"),
+            ("add-br a/b", "a/b"),
+            ("add-port br0 p1 netns=there-is-none", "there-is-none"),
+            ("add-port br0 p1 colour=red", "colour"),
+            ("add-port br0 p1 ip=10.244.1.300/24", "10.244.1.300"),
+            ("add-port br0 p1 mac=01:00:5e:00:00:01", "01:00:5e:00:00:01"),
+            ("add-port br0 p1 tag=4095", "4095"),
+            ("add-port br0 p1 type=vhost", "vhost"),
+            ("add-port br0 p1 type=vxlan", "vni"),
+            ("set bridge br0 nonsense=1", "nonsense"),
+            ("set port nobody tag=1", "nobody"),
+            ("fdb add br0 02:00:00:00:00:01 nobody", "nobody"),
+            ("route add br0 10.1.2.3/8/9 node", "10.1.2.3/8/9"),
+        ] {
+            refused(node, line, message)?;
+        }
+        let (code, _, _) = weft(node, "no-such-verb")?;
+        ensure!(code == 2, "usage errors exit with 2, this with {code}");
+        let (code, _, error) = weft(node, "--socket /run/weft-there-is-none.sock show")?;
+        ensure!(code == 1 && error.contains("/run/weft-there-is-none.sock"), "{error}");
+        Ok(())
+    });
+}
+
+#[test]
+fn tables_and_statistics() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 20)?;
+        ensure!(accepted(node, "route show")?.contains("10.244.2.0/24"), "no route to the peer");
+        ensure!(accepted(node, "neigh show")?.contains(&a.ip()), "no neighbour");
+        ensure!(accepted(node, "tunnel")?.contains("172.30.0.2"), "no peer");
+        ensure!(accepted(node, "flow dump")?.contains(&b.ip()), "no flow");
+        ensure!(accepted(node, "stats")?.contains("cache_hits"), "no stats");
+        accepted(node, "drops")?;
+        let mac = a.result["interfaces"][0]["mac"].as_str().unwrap_or_default().to_owned();
+        ensure!(accepted(node, "fdb show br0")?.contains(&mac), "a pod's MAC is not in the FDB");
+        accepted(node, "fdb add br0 02:00:00:00:77:01 weft0")?;
+        ensure!(accepted(node, "fdb show br0")?.contains("02:00:00:00:77:01"), "fdb add");
+        accepted(node, "fdb del br0 02:00:00:00:77:01")?;
+        accepted(node, "fdb flush br0")?;
+        accepted(node, "route add br0 10.99.0.0/16 unreachable")?;
+        let out = a.ns.sh("ping -n -c 1 -W 1 10.99.0.1 2>&1 || true")?;
+        ensure!(out.to_lowercase().contains("unreachable"), "{out}");
+        accepted(node, "route del br0 10.99.0.0/16")?;
+        for verb in [
+            "show",
+            "status",
+            "fdb show",
+            "route show",
+            "neigh show",
+            "tunnel",
+            "flow dump",
+            "stats",
+            "drops",
+        ] {
+            serde_json::from_str::<Value>(&accepted(node, &format!("-o json {verb}"))?)?;
+        }
+        ensure!(accepted(node, "completions bash")?.contains("weft"), "completions");
+        let help = accepted(node, "add-port --help")?;
+        ensure!(help.to_lowercase().contains("example"), "{help}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_foreign_forward_policy_cuts_nobody_off() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        // what Docker does to a host
+        lab.nodes[0].ns.sh("nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'")?;
+        let cluster = lab.cluster(1);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let outside = Namespace::new("outside")?;
+        weft_tests::lab::join(&lab.underlay, &outside, 9, &Options::default())?;
+        let a = lab.nodes[0].pod("a")?;
+        ping(&a.ns, "172.30.0.9", 3)?;
+        let status = lab.nodes[0].weft_json(&["status"])?;
+        ensure!(status["foreign_chains"].to_string().contains("FORWARD"), "{status}");
+        let rules = lab.nodes[0].ns.sh("nft list chain ip filter FORWARD")?;
+        ensure!(rules.contains("weft"), "{rules}");
+        lab.nodes[0].stop()?;
+        let mut purge = lab.nodes[0].weftd();
+        purge.arg("--purge");
+        weft_tests::ns::output(purge)?;
+        let rules = lab.nodes[0].ns.sh("nft list chain ip filter FORWARD")?;
+        ensure!(!rules.contains("weft"), "a rule was left: {rules}");
+        ensure!(!lab.nodes[0].ns.sh("nft list tables")?.contains("weft"), "the table was left");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_purge_leaves_the_host_as_it_was() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let dump = |ns: &Namespace| {
+            ns.sh(
+                "ip -d link | sed 's/ *promiscuity.*//' ; ip addr; ip route show table all; ip -6 route show table all; ip rule; ip neigh show nud permanent; nft list ruleset
+                 for f in $(find /proc/sys/net/ipv4 /proc/sys/net/ipv6 -type f -perm -600 | grep -vE 'flush|_id$|key$|stable_secret' | sort); do echo $f=$(cat $f 2>/dev/null); done",
+            )
+        };
+        let before = dump(&lab.nodes[0].ns)?;
+        let cluster = lab.cluster(2);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let pod = lab.nodes[0].pod("p")?;
+        ping(&pod.ns, "172.30.0.1", 2)?;
+        lab.nodes[0].stop()?;
+        let mut purge = lab.nodes[0].weftd();
+        purge.arg("--purge");
+        weft_tests::ns::output(purge)?;
+        ensure!(pod.ns.sh("ip link show eth0").is_err(), "the pod's device was left");
+        let after = dump(&lab.nodes[0].ns)?;
+        let lines = |text: &str| {
+            text.lines().map(str::trim).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (before, after) = (lines(&before), lines(&after));
+        let diff: Vec<_> = before.symmetric_difference(&after).filter(|l| !l.contains("valid_lft")).collect();
+        ensure!(diff.is_empty(), "left behind or missing: {diff:#?}");
+        Ok(())
+    });
+}
