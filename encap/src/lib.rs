@@ -11,6 +11,8 @@
 pub mod addr;
 /// ARP for IPv4.
 pub mod arp;
+/// Frames that the switch itself sends.
+pub mod build;
 /// The Internet checksum: sums, updates, what a frame's checksum says.
 pub mod checksum;
 /// Congestion marks across the tunnel.
@@ -21,6 +23,8 @@ pub mod edit;
 pub mod eth;
 /// Flow keys and flow hashes.
 pub mod flow;
+/// IPv4 fragmentation.
+pub mod frag;
 /// Gluing segments into a superframe.
 pub mod gro;
 /// Cutting a superframe into segments.
