@@ -1,0 +1,110 @@
+//! `show`.
+
+use clap::Args;
+use serde::Serialize;
+use weft_api::{BridgeInfo, PortInfo, PortKind, PortState};
+
+use super::{Verb, bridge, port};
+use crate::render;
+use crate::session::{Exit, Session};
+
+/// Print bridges and their ports
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weft show\n  weft show br0\n  weft -o json show | jq '.ports[].spec.name'"
+)]
+pub(crate) struct Show {
+    /// Only this bridge
+    bridge: Option<String>,
+}
+
+/// What there is.
+#[derive(Serialize)]
+struct Report {
+    bridges: Vec<BridgeInfo>,
+    ports: Vec<PortInfo>,
+}
+
+impl Verb for Show {
+    fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
+        let mut bridges = match &self.bridge {
+            Some(name) => vec![bridge::find(session, name)?],
+            None => bridge::all(session)?,
+        };
+        let mut ports = port::all(session)?;
+        bridges.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        ports.retain(|port| self.bridge.as_ref().is_none_or(|name| *name == port.spec.bridge));
+        ports.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        session.print(&Report { bridges, ports }, text);
+        Ok(Exit::Ok)
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for bridge in &report.bridges {
+        text.push_str(&format!("bridge {}\n", bridge.spec.name));
+        text.push_str(&render::fields("    ", &bridge_fields(bridge)));
+        for port in report.ports.iter().filter(|port| port.spec.bridge == bridge.spec.name) {
+            let flag = if port.state == PortState::Lost { "  LOST" } else { "" };
+            text.push_str(&format!("    port {}{flag}\n", port.spec.name));
+            text.push_str(&render::fields("        ", &port_fields(port)));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("no bridge; make one with `weft add-br br0`\n");
+    }
+    text
+}
+
+fn bridge_fields(bridge: &BridgeInfo) -> Vec<(&'static str, String)> {
+    let spec = &bridge.spec;
+    let mut fields = vec![("owner", spec.owner.to_string())];
+    if !spec.gateways.is_empty() {
+        let mac = bridge.router_mac.map(|mac| format!(" at {mac}")).unwrap_or_default();
+        fields.push(("gateway", render::list(&spec.gateways) + &mac));
+    }
+    if let Some(mtu) = spec.mtu {
+        fields.push(("mtu", mtu.to_string()));
+    }
+    fields.push(("learned", format!("{} MACs", bridge.fdb_learned)));
+    fields
+}
+
+fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
+    let spec = &port.spec;
+    let state = match (port.state, &port.error) {
+        (PortState::Up, None) => "up".to_owned(),
+        (PortState::Up, Some(error)) => format!("up ({error})"),
+        (PortState::Lost, None) => "lost: its link was deleted inside the namespace".to_owned(),
+        (PortState::Lost, Some(error)) => format!("lost: {error}"),
+    };
+    let mut fields =
+        vec![("type", spec.kind.to_string()), ("state", state), ("owner", spec.owner.to_string())];
+    let mut push = |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
+    let listed = |values: Vec<String>| (!values.is_empty()).then(|| values.join(", "));
+    let id = |key: &str| spec.external_ids.get(key).cloned();
+
+    push("pod", id("pod").map(|pod| id("namespace").map(|ns| format!("{ns}/{pod}")).unwrap_or(pod)));
+    push("container", id("container"));
+    push("network", id("network"));
+    push("device", spec.ifname.clone());
+    push("netns", spec.netns.clone());
+    push("mac", spec.mac.map(|mac| mac.to_string()));
+    push("ip", listed(spec.ips.iter().map(ToString::to_string).collect()));
+    push("mtu", spec.mtu.map(|mtu| mtu.to_string()));
+    push("tag", spec.tag.map(|tag| tag.to_string()));
+    push("trunks", listed(spec.trunks.iter().map(ToString::to_string).collect()));
+    push("guard", (spec.kind == PortKind::Tap && !spec.guard).then(|| "off".to_owned()));
+    push("queues", (spec.queues > 1).then(|| spec.queues.to_string()));
+    push("offloads", (spec.kind != PortKind::Vxlan).then(|| render::list(&port.offloads)));
+    push("vni", spec.vni.map(|vni| vni.to_string()));
+    push("remote", listed(spec.remotes.iter().map(ToString::to_string).collect()));
+    push("udp-port", spec.udp_port.map(|port| port.to_string()));
+    let rest = spec.external_ids.iter().filter(|(key, _)| !KNOWN_IDS.contains(&key.as_str()));
+    push("notes", listed(rest.map(|(key, value)| format!("{key}={value}")).collect()));
+    fields
+}
+
+/// External ids that have a line of their own.
+const KNOWN_IDS: [&str; 4] = ["pod", "namespace", "container", "network"];
