@@ -53,8 +53,8 @@ impl Netns {
     /// # Errors
     /// `InvalidInput` when it is not a network namespace.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        // SAFETY: NS_GET_NSTYPE takes no argument; on other kinds of file the kernel refuses the number with
-        // ENOTTY (nsfs `ns_ioctl` is the only user of 0xb7).
+        // SAFETY: NS_GET_NSTYPE takes no argument. Another kind of file refuses the number (ENOTTY); if one took the
+        // argument for a pointer it would find null.
         match unsafe { ioctl::by_value(fd.as_fd(), libc::NS_GET_NSTYPE, 0) } {
             Ok(libc::CLONE_NEWNET) => Ok(Self(fd)),
             Ok(_) => Err(refused("it is another kind of namespace")),
@@ -98,8 +98,8 @@ impl Netns {
     /// Those of `unshare(2)`: `PermissionDenied` without CAP_SYS_ADMIN.
     pub fn create() -> io::Result<Self> {
         in_helper(|| {
-            #[allow(deprecated)] // sound for NEWNET; its successor is `unsafe` only for the sake of FILES
-            rustix::thread::unshare(UnshareFlags::NEWNET)?;
+            // SAFETY: only FILES would be unsound, by giving this thread descriptors that others do not have.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
             Self::current()
         })?
     }

@@ -9,7 +9,7 @@
 //! - `TUNSETIFF` with other flags silently changes an existing device, and creates a missing one;
 //!   [`Tap::attach`] checks both first.
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -342,6 +342,13 @@ impl Tap {
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Tap {
+    /// For mio's `SourceFd` and tokio's `AsyncFd`.
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

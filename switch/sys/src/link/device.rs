@@ -1,12 +1,15 @@
 //! Links (`RTM_*LINK`, `linux/if_link.h`).
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoTun, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use std::net::IpAddr;
 
 use super::{Error, Netlink};
+use crate::netns::Netns;
 use crate::tun::TapFlags;
 
 /// A network device.
@@ -125,6 +128,17 @@ impl Netlink {
         attributes.extend(change.gso_max_size.map(LinkAttribute::GsoMaxSize));
         attributes.extend(change.master.map(LinkAttribute::Controller));
         self.act(RouteNetlinkMessage::SetLink(message), 0, || format!("set link {index}: {change:?}"))
+    }
+
+    /// Moves a link into another namespace, where it is down and may have another index. Takes 15 ms and more
+    /// (an RCU grace period); a TAP is better made where it belongs.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::is_exists`] when the name is in use there.
+    pub fn link_move(&mut self, index: u32, to: &Netns) -> Result<(), Error> {
+        let mut message = by_index(index);
+        message.attributes.push(LinkAttribute::NetNsFd(to.as_fd().as_raw_fd()));
+        self.act(RouteNetlinkMessage::SetLink(message), 0, || format!("move link {index}"))
     }
 
     /// Deletes a link.

@@ -1,7 +1,7 @@
 //! Changes of links, addresses and routes, as the kernel announces them (`RTNLGRP_*`, `linux/rtnetlink.h`).
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -82,6 +82,13 @@ impl LinkMonitor {
 impl AsFd for LinkMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for LinkMonitor {
+    /// For mio's `SourceFd` and tokio's `AsyncFd`.
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 
