@@ -231,9 +231,11 @@ impl State {
     pub fn router_mac(&self, bridge: &str) -> Option<MacAddr> {
         let spec = self.bridges.get(bridge)?;
         let first = spec.gateways.first()?;
-        Some(spec.mac.unwrap_or_else(|| {
-            MacAddr::derived(format!("router {} {}", spec.name, first.addr()).as_bytes())
-        }))
+        Some(
+            spec.mac.unwrap_or_else(|| {
+                MacAddr::derived(format!("router {} {}", spec.name, first.addr()).as_bytes())
+            }),
+        )
     }
 
     /// The port that serves a CNI attachment.
@@ -267,8 +269,12 @@ impl State {
 
     /// Gives every port whose MTU follows the bridge its present MTU.
     pub fn follow_mtu(&mut self) {
-        let following: Vec<_> =
-            self.ports.values().filter(|p| p.mtu_follows && p.spec.kind != PortKind::Vxlan).cloned().collect();
+        let following: Vec<_> = self
+            .ports
+            .values()
+            .filter(|p| p.mtu_follows && p.spec.kind != PortKind::Vxlan)
+            .cloned()
+            .collect();
         for port in following {
             let mtu = self.port_mtu(&port.spec.bridge);
             if port.spec.mtu != Some(mtu) {
