@@ -24,7 +24,7 @@ impl Podman {
             format!(
                 "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1000:1000\"]\ncgroups = \"disabled\"\n\
                  [network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{}\", \"/usr/lib/cni\"]\nnetwork_config_dir = \"{path}/net.d\"\n\
-                 [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
+                 [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\n",
                 bin::dir().display()
             ),
         )?;
@@ -42,7 +42,7 @@ impl Podman {
                 "-m",
                 "sh",
                 "-c",
-                "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec sleep 900",
+                "umount -R /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup; exec sleep 900",
             ],
         )?;
         std::thread::sleep(std::time::Duration::from_millis(300));
