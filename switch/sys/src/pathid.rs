@@ -80,33 +80,4 @@ impl From<Dir> for OwnedFd {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn a_replaced_file_has_another_identity() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = Dir::open(tmp.path()).unwrap();
-        assert_eq!(dir.id_of("ns").unwrap(), None);
-        fs::write(tmp.path().join("ns"), "").unwrap();
-        let first = dir.id_of("ns").unwrap();
-        assert!(first.is_some());
-        // Another file must exist before the first goes, or its inode number may be used again.
-        fs::write(tmp.path().join("other"), "").unwrap();
-        fs::rename(tmp.path().join("other"), tmp.path().join("ns")).unwrap();
-        assert_ne!(dir.id_of("ns").unwrap(), first);
-    }
-
-    #[test]
-    fn only_plain_names_and_directories() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = Dir::open(tmp.path()).unwrap();
-        for name in ["", ".", "..", "../x", "/etc"] {
-            assert_eq!(dir.id_of(name).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name:?}");
-        }
-        let file = fs::File::create(tmp.path().join("f")).unwrap();
-        assert_eq!(Dir::from_fd(file.into()).unwrap_err().kind(), io::ErrorKind::NotADirectory);
-    }
-}
+mod tests;

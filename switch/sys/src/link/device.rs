@@ -2,11 +2,12 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoTun, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::{Error, Netlink};
 use crate::netns::Netns;
@@ -35,6 +36,8 @@ pub struct Link {
     pub txqueuelen: u32,
     /// Longest superframe in bytes.
     pub gso_max_size: u32,
+    /// Its root queueing discipline, e.g. `noqueue`.
+    pub qdisc: Option<String>,
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
     /// The device below (VLAN, VXLAN) or the other end (veth), maybe in another namespace.
@@ -128,6 +131,19 @@ impl Netlink {
         attributes.extend(change.gso_max_size.map(LinkAttribute::GsoMaxSize));
         attributes.extend(change.master.map(LinkAttribute::Controller));
         self.act(RouteNetlinkMessage::SetLink(message), 0, || format!("set link {index}: {change:?}"))
+    }
+
+    /// Takes the queueing discipline away (`tc qdisc replace dev ... root noqueue`): on a TAP it never holds anything,
+    /// because the device takes every frame and drops what its ring has no room for; it only costs its lock.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::is_missing`] when there is no such link.
+    pub fn link_noqueue(&mut self, index: u32) -> Result<(), Error> {
+        let mut message = TcMessage::with_index(index.cast_signed());
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("noqueue".into()));
+        let message = RouteNetlinkMessage::NewQueueDiscipline(message);
+        self.act(message, NLM_F_CREATE | NLM_F_REPLACE, || format!("set qdisc noqueue of link {index}"))
     }
 
     /// Moves a link into another namespace, where it is down and may have another index. Takes 15 ms and more
@@ -224,6 +240,7 @@ pub(super) fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::TxQueueLen(len) => link.txqueuelen = *len,
             LinkAttribute::GsoMaxSize(size) => link.gso_max_size = *size,
+            LinkAttribute::Qdisc(qdisc) => link.qdisc = Some(qdisc.clone()),
             LinkAttribute::Controller(master) => link.master = Some(*master),
             LinkAttribute::Link(lower) => link.lower = Some(*lower),
             LinkAttribute::LinkInfo(info) => link.kind = kind_of(info),

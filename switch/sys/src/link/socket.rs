@@ -170,8 +170,10 @@ impl Netlink {
     ) -> Result<bool, Error> {
         let mut interrupted = false;
         loop {
-            let (len, _) = rustix::net::recv(&self.socket, &mut self.answer[..], RecvFlags::empty())
-                .map_err(|e| Error::Socket { what: what(), source: e.into() })?;
+            let (len, _) = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.socket, &mut self.answer[..], RecvFlags::empty())
+            })
+            .map_err(|e| Error::Socket { what: what(), source: e.into() })?;
             for packet in messages(&self.answer[..len]) {
                 let packet = packet.map_err(|why| Error::Decode { what: what(), why })?;
                 if packet.header.sequence_number != self.sequence {

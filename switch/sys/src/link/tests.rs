@@ -5,6 +5,7 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::testing;
+use crate::tun::{Tap, TapOptions};
 
 fn inside(f: impl FnOnce() + Send) {
     if testing::root() {
@@ -63,6 +64,23 @@ fn links() {
         netlink.link_del(index).unwrap();
         assert!(netlink.link_del(index).unwrap_err().is_missing());
         assert_eq!(netlink.link_by_name("v1").unwrap(), None, "its other end goes too");
+    });
+}
+
+#[test]
+fn a_tap_without_queueing_discipline() {
+    inside(|| {
+        let _tap = Tap::create("t0", &TapOptions::default()).unwrap();
+        let mut netlink = Netlink::new().unwrap();
+        testing::up("t0");
+        let link = netlink.link_by_name("t0").unwrap().unwrap();
+        assert!(!matches!(link.qdisc.as_deref(), None | Some("noqueue")), "{link:?}");
+        for _ in 0..2 {
+            netlink.link_noqueue(link.index).unwrap();
+            let link = netlink.link_by_index(link.index).unwrap().unwrap();
+            assert_eq!(link.qdisc.as_deref(), Some("noqueue"));
+        }
+        assert!(netlink.link_noqueue(9999).unwrap_err().is_missing());
     });
 }
 

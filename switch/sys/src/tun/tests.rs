@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use super::*;
 use crate::link::{AddrFlags, LinkChange};
-use crate::testing;
+use crate::{testing, udp};
 
 /// Runs `f` inside a namespace of its own, unless the test cannot have one.
 fn inside(f: impl FnOnce() + Send) {
@@ -186,6 +186,41 @@ fn frames_carry_the_vnet_header() {
         assert_eq!(u16::from_ne_bytes([head[6], head[7]]), 34, "csum_start");
         let drained = std::iter::repeat_with(|| tap.read(&mut body)).find_map(Result::err).unwrap();
         assert_eq!(drained.kind(), io::ErrorKind::WouldBlock);
+    });
+}
+
+/// Kernel fact: with USO a pod's `UDP_SEGMENT` send arrives whole, without it cut.
+#[test]
+fn a_superframe_arrives_as_the_offloads_allow() {
+    inside(|| {
+        let mut tap = Tap::create("t0", &TapOptions::default()).unwrap();
+        let mut netlink = Netlink::new().unwrap();
+        let index = index("t0");
+        netlink.addr_add(index, "10.9.0.1/24".parse().unwrap(), AddrFlags::empty()).unwrap();
+        netlink.link_set(index, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+        netlink.neigh_set(index, Ipv4Addr::new(10, 9, 0, 2).into(), [2, 0, 0, 0, 0, 2]).unwrap();
+        let options = udp::UdpOptions::default();
+        let socket = udp::UdpSocket::bind("10.9.0.1:0".parse().unwrap(), &options).unwrap();
+        let send = || socket.send("10.9.0.2:9".parse().unwrap(), &[IoSlice::new(&[1; 5000])], Some(1200), 0);
+        let mut buf = [0u8; 10_000];
+        // Length of each frame that the pod sent, with its gso_type and gso_size.
+        let mut read = || -> Vec<(usize, u8, u16)> {
+            let mut frames = Vec::new();
+            while let Ok(len) = tap.read(&mut buf) {
+                if buf[VNET_HDR_LEN..][..6] == [2, 0, 0, 0, 0, 2] {
+                    frames.push((len - VNET_HDR_LEN, buf[1], u16::from_ne_bytes([buf[4], buf[5]])));
+                }
+            }
+            frames
+        };
+        send().unwrap();
+        assert_eq!(read(), [(14 + 20 + 8 + 5000, 5, 1200)]);
+        tap.set_offloads(Offloads::all() - Offloads::USO).unwrap();
+        send().unwrap();
+        let mut buf = [0u8; 10_000];
+        let cut: Vec<_> =
+            std::iter::from_fn(|| tap.read(&mut buf).ok().map(|len| len - VNET_HDR_LEN)).collect();
+        assert_eq!(cut, [1242, 1242, 1242, 1242, 242]);
     });
 }
 
