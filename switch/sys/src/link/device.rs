@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoTun, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoTun, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
@@ -98,7 +99,8 @@ impl Netlink {
     /// # Errors
     /// [`Error`] when the kernel refuses.
     pub fn link_list(&mut self) -> Result<Vec<Link>, Error> {
-        let all = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()), || "list links".into())?;
+        let ask = RouteNetlinkMessage::GetLink(without_statistics(LinkMessage::default()));
+        let all = self.dump(&ask, || "list links".into())?;
         Ok(all.iter().filter_map(as_link).map(parse).collect())
     }
 
@@ -214,7 +216,7 @@ impl Netlink {
         ask: LinkMessage,
         what: impl Fn() -> String,
     ) -> Result<Option<LinkMessage>, Error> {
-        match self.get(RouteNetlinkMessage::GetLink(ask), what) {
+        match self.get(RouteNetlinkMessage::GetLink(without_statistics(ask)), what) {
             Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
             Ok(_) => Ok(None),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
@@ -262,6 +264,12 @@ fn by_index(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
+}
+
+/// Statistics are the bulk of an answer, and cost a walk over all CPUs.
+fn without_statistics(mut ask: LinkMessage) -> LinkMessage {
+    ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    ask
 }
 
 fn by_name(name: &str) -> LinkMessage {
