@@ -113,11 +113,12 @@ impl Netlink {
         self.act(RouteNetlinkMessage::DelRoute(message), 0, || format!("delete route {route:?}"))
     }
 
-    /// Every route of both families, in every table. Filter by [`Route::table`] and [`Route::protocol`].
+    /// The routes that leave by one link, or all: of both families, in every table.
+    /// Filter by [`Route::table`] and [`Route::protocol`].
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses.
-    pub fn route_list(&mut self) -> Result<Vec<Route>, Error> {
+    pub fn route_list(&mut self, dev: Option<u32>) -> Result<Vec<Route>, Error> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut ask = RouteMessage::default();
@@ -128,6 +129,7 @@ impl Netlink {
                 _ => None,
             }));
         }
+        found.retain(|route: &Route| dev.is_none() || dev == route.dev);
         Ok(found)
     }
 

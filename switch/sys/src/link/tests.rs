@@ -133,7 +133,12 @@ fn routes() {
         netlink.addr_add(index, net("10.1.0.1/24"), AddrFlags::empty()).unwrap();
         netlink.addr_add(index, net("fd00:1::1/64"), AddrFlags::NODAD).unwrap();
         let ours = |netlink: &mut Netlink| -> Vec<Route> {
-            netlink.route_list().unwrap().into_iter().filter(|route| route.protocol == RTPROT_WEFT).collect()
+            netlink
+                .route_list(None)
+                .unwrap()
+                .into_iter()
+                .filter(|route| route.protocol == RTPROT_WEFT)
+                .collect()
         };
         let route = |dst: &str| Route { dev: Some(index), ..Route::new(net(dst)) };
         let wanted = [
@@ -156,6 +161,8 @@ fn routes() {
         for route in wanted.iter().chain(&wanted6) {
             assert!(found.contains(route), "{route:?} in {found:#?}");
         }
+        let all = netlink.route_list(Some(index)).unwrap();
+        assert!(all.len() > found.len() && all.iter().all(|route| route.dev == Some(index)));
         let changed = Route { mtu: Some(1400), ..wanted[0].clone() };
         netlink.route_replace(&changed).unwrap();
         assert!(ours(&mut netlink).contains(&changed));
