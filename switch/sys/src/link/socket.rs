@@ -187,7 +187,11 @@ impl Netlink {
                             return Ok(interrupted);
                         }
                     }
-                    NetlinkPayload::Done(_) => return Ok(interrupted),
+                    NetlinkPayload::Done(done) if done.code == 0 => return Ok(interrupted),
+                    NetlinkPayload::Done(done) => {
+                        let source = io::Error::from_raw_os_error(done.code.saturating_abs());
+                        return Err(Error::Kernel { what: what(), source, detail: None });
+                    }
                     NetlinkPayload::Error(error) if error.code.is_none() => return Ok(interrupted),
                     NetlinkPayload::Error(error) => return Err(refused(what(), &error)),
                     _ => {}
