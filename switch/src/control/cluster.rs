@@ -116,9 +116,11 @@ impl Cluster {
     /// among `local`.
     pub fn own(&self, name: Option<&str>, local: &[IpAddr]) -> Result<&Node, OwnError> {
         if let Some(name) = name.or(self.node.as_deref()) {
-            return self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
-                OwnError::NoSuchName(name.to_owned(), names(self.nodes.iter()))
-            });
+            return self
+                .nodes
+                .iter()
+                .find(|node| node.name == name)
+                .ok_or_else(|| OwnError::NoSuchName(name.to_owned(), names(self.nodes.iter())));
         }
         let found: Vec<&Node> = self.nodes.iter().filter(|node| local.contains(&node.underlay)).collect();
         match found[..] {
@@ -252,8 +254,9 @@ impl Lines<'_> {
 fn check(raw: RawFile, lines: &Lines<'_>) -> Result<Cluster, ClusterError> {
     let vni = match raw.cluster.vni {
         None => DEFAULT_VNI,
-        Some(value) => Vni::new(*value.as_ref())
-            .ok_or_else(|| lines.error(value.span(), format!("{} is not a VNI (1 to 16777215)", value.as_ref())))?,
+        Some(value) => Vni::new(*value.as_ref()).ok_or_else(|| {
+            lines.error(value.span(), format!("{} is not a VNI (1 to 16777215)", value.as_ref()))
+        })?,
     };
     let port = match raw.cluster.port {
         Some(value) if *value.as_ref() == 0 => {
@@ -270,7 +273,8 @@ fn check(raw: RawFile, lines: &Lines<'_>) -> Result<Cluster, ClusterError> {
     if let Some(name) = &raw.cluster.node
         && !nodes.iter().any(|node| node.name == *name.as_ref())
     {
-        let message = format!("no [[node]] is named `{}`; expected one of: {}", name.as_ref(), names(nodes.iter()));
+        let message =
+            format!("no [[node]] is named `{}`; expected one of: {}", name.as_ref(), names(nodes.iter()));
         return Err(lines.error(name.span(), message));
     }
     if cidrs.is_empty() {
@@ -302,7 +306,10 @@ fn check_nodes(
         };
         unique.insert("MAC", &mac.to_string(), &raw.mac.as_ref().unwrap_or(&raw.underlay).span())?;
         if raw.pod_cidrs.as_ref().is_empty() {
-            return Err(lines.error(raw.pod_cidrs.span(), format!("node `{name}` has no pod CIDR; expected at least one")));
+            return Err(lines.error(
+                raw.pod_cidrs.span(),
+                format!("node `{name}` has no pod CIDR; expected at least one"),
+            ));
         }
         let mut pod_cidrs = Vec::new();
         for text in raw.pod_cidrs.as_ref() {
@@ -317,8 +324,13 @@ fn check_nodes(
     }
     check_overlap(&mut prefixes)?;
     for (node, span) in &nodes {
-        if let Some(cidr) = prefixes.iter().map(|p| p.0).chain(cidrs.iter().copied()).find(|c| c.contains(&node.underlay)) {
-            let message = format!("underlay address {} lies in the pods' {cidr}; packets to it would loop", node.underlay);
+        if let Some(cidr) =
+            prefixes.iter().map(|p| p.0).chain(cidrs.iter().copied()).find(|c| c.contains(&node.underlay))
+        {
+            let message = format!(
+                "underlay address {} lies in the pods' {cidr}; packets to it would loop",
+                node.underlay
+            );
             return Err(lines.error(span.clone(), message));
         }
     }
@@ -350,11 +362,8 @@ fn check_overlap(prefixes: &mut [(IpNet, usize, String)]) -> Result<(), ClusterE
     for pair in prefixes.windows(2) {
         let ((a, line_a, node_a), (b, line_b, node_b)) = (&pair[0], &pair[1]);
         if a.contains(b) || b.contains(a) {
-            let (line, cidr, other, node, at) = if line_a > line_b {
-                (line_a, a, b, node_b, line_b)
-            } else {
-                (line_b, b, a, node_a, line_a)
-            };
+            let (line, cidr, other, node, at) =
+                if line_a > line_b { (line_a, a, b, node_b, line_b) } else { (line_b, b, a, node_a, line_a) };
             let message = format!("{cidr} overlaps {other} of node `{node}` at line {at}");
             return Err(ClusterError { line: *line, message });
         }
@@ -366,14 +375,17 @@ fn parse_name(text: &Spanned<String>, lines: &Lines<'_>) -> Result<String, Clust
     let name = text.as_ref();
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 253 || !name.chars().all(ok) {
-        let message = format!("`{name}` is not a node's name; expected 1 to 253 characters of [A-Za-z0-9_.-]");
+        let message =
+            format!("`{name}` is not a node's name; expected 1 to 253 characters of [A-Za-z0-9_.-]");
         return Err(lines.error(text.span(), message));
     }
     Ok(name.clone())
 }
 
 fn parse_underlay(text: &Spanned<String>, lines: &Lines<'_>) -> Result<IpAddr, ClusterError> {
-    let bad = |why: &str| lines.error(text.span(), format!("`{}` {why}; expected an address like 192.0.2.1", text.as_ref()));
+    let bad = |why: &str| {
+        lines.error(text.span(), format!("`{}` {why}; expected an address like 192.0.2.1", text.as_ref()))
+    };
     let ip: IpAddr = text.as_ref().parse().map_err(|_| bad("is not an IP address"))?;
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_broadcast(),
@@ -386,9 +398,13 @@ fn parse_underlay(text: &Spanned<String>, lines: &Lines<'_>) -> Result<IpAddr, C
 }
 
 fn parse_mac(text: &Spanned<String>, lines: &Lines<'_>) -> Result<MacAddr, ClusterError> {
-    let mac = MacAddr::from_str(text.as_ref()).map_err(|error| lines.error(text.span(), error.to_string()))?;
+    let mac =
+        MacAddr::from_str(text.as_ref()).map_err(|error| lines.error(text.span(), error.to_string()))?;
     if !mac.is_unicast() {
-        return Err(lines.error(text.span(), format!("{mac} is a group address; expected a station's, like 02:00:5e:10:00:01")));
+        return Err(lines.error(
+            text.span(),
+            format!("{mac} is a group address; expected a station's, like 02:00:5e:10:00:01"),
+        ));
     }
     Ok(mac)
 }
@@ -405,7 +421,9 @@ fn parse_cidr(text: &Spanned<String>, lines: &Lines<'_>) -> Result<IpNet, Cluste
     let too_long = cidr.max_prefix_len() - cidr.prefix_len() < 2;
     let network = cidr.network();
     if too_long || network.is_multicast() || network.is_loopback() || cidr.prefix_len() == 0 {
-        return Err(bad(format!("{cidr} cannot hold pods; expected a unicast prefix of four addresses or more")));
+        return Err(bad(format!(
+            "{cidr} cannot hold pods; expected a unicast prefix of four addresses or more"
+        )));
     }
     Ok(cidr)
 }

@@ -4,6 +4,19 @@
 //! [`transaction`] or another edit change a draft of [`state`], [`plan`] tells what differs, [`store`] keeps it, the
 //! effects make it so, [`publish`] builds the snapshot.
 
+/// The static cluster file.
+pub mod cluster;
+/// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
+pub mod effects;
+/// The engine thread and the handle that others use.
+pub mod engine;
+/// Desired state.
+pub mod state;
+
+/// The static cluster file.
+pub mod cluster;
+/// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
+pub mod effects;
 /// The engine thread and the handle that others use.
 pub mod engine;
 /// Desired state.

@@ -29,11 +29,17 @@ fn edited(from: &str, to: &str) -> String {
 fn fills_in_defaults() {
     let cluster = Cluster::parse(GOOD).unwrap();
     assert_eq!((cluster.vni, cluster.port, cluster.node.as_deref()), (Vni::new(1).unwrap(), 4789, None));
-    assert_eq!(cluster.cidrs, ["10.244.0.0/23".parse().unwrap(), "fd00:10:244::/64".parse::<IpNet>().unwrap()]);
+    assert_eq!(
+        cluster.cidrs,
+        ["10.244.0.0/23".parse().unwrap(), "fd00:10:244::/64".parse::<IpNet>().unwrap()]
+    );
     assert_eq!(cluster.nodes[0].mac, MacAddr::vtep(cluster.nodes[0].underlay, cluster.vni));
     assert_eq!(cluster.nodes[1].mac.to_string(), "02:00:00:00:00:02");
     let gateways = cluster.nodes[0].gateways();
-    assert_eq!(gateways.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.0.1/24", "fd00:10:244::1/64"]);
+    assert_eq!(
+        gateways.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.244.0.1/24", "fd00:10:244::1/64"]
+    );
     assert_eq!(cluster.peers("n1").map(|node| &node.name[..]).collect::<Vec<_>>(), ["n2"]);
     assert!(Cluster::parse("").unwrap().nodes.is_empty());
 }
@@ -59,12 +65,19 @@ fn every_error_has_its_line() {
         (format!("[cluster]\nvni = 0\n{GOOD}"), 2, "not a VNI"),
         (format!("[cluster]\nport = 0\n{GOOD}"), 2, "not a UDP port"),
         (format!("[cluster]\nnode = \"n3\"\n{GOOD}"), 2, "expected one of: n1, n2"),
-        (format!("[cluster]\ncidrs = [\"10.244.0.0/24\", \"fd00::/16\"]\n{GOOD}"), 12, "in none of the cluster's"),
+        (
+            format!("[cluster]\ncidrs = [\"10.244.0.0/24\", \"fd00::/16\"]\n{GOOD}"),
+            12,
+            "in none of the cluster's",
+        ),
         (edited("[[node]]", "[[node]"), 2, ""),
     ];
     for (text, line, part) in cases {
         let error = error(&text);
-        assert!(error.line == line && error.message.contains(part), "{error}\nwanted line {line}: {part}\n{text}");
+        assert!(
+            error.line == line && error.message.contains(part),
+            "{error}\nwanted line {line}: {part}\n{text}"
+        );
         assert!(!error.message.contains('\n'), "{error}");
     }
 }

@@ -1,0 +1,32 @@
+use super::*;
+
+fn spec() -> NftSpec {
+    NftSpec {
+        ifname: "weft0".into(),
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
+        masquerade: true,
+    }
+}
+
+#[test]
+fn the_text_has_what_flannel_has() {
+    let text = ruleset(&spec());
+    for part in [
+        "elements = { 10.244.0.0/16 }",
+        "oifname \"weft0\" ip saddr != @cluster4 ip daddr @cluster4 ip daddr != @local4 masquerade",
+        "oifname != { \"lo\", \"weft0\" } ip6 saddr @cluster6 ip6 daddr != @cluster6",
+        "iifname \"weft0\" accept",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let without = ruleset(&NftSpec { masquerade: false, ..spec() });
+    assert!(!without.contains("\"lo\"") && without.contains("saddr != @cluster4"));
+    assert!(!ruleset(&NftSpec { ifname: "weft0".into(), ..NftSpec::default() }).contains("set "));
+}
+
+#[test]
+fn a_missing_program_is_named_with_its_package() {
+    let error = output("nft-that-is-not", &[], None).unwrap_err().to_string();
+    assert!(error.contains("not found; install the package"), "{error}");
+}
