@@ -12,12 +12,3 @@ pub mod effects;
 pub mod engine;
 /// Desired state.
 pub mod state;
-
-/// The static cluster file.
-pub mod cluster;
-/// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
-pub mod effects;
-/// The engine thread and the handle that others use.
-pub mod engine;
-/// Desired state.
-pub mod state;
