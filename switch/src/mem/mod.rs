@@ -227,6 +227,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Adds a frame. The caller has looked that the batch [`is not full`](Batch::is_full); one frame more would only
+    /// make it allocate.
+    #[inline]
+    pub fn add(&mut self, frame: Frame) {
+        debug_assert!(!self.is_full());
+        self.frames.push(frame);
+    }
+
     /// Takes all frames out, first come first.
     #[inline]
     pub fn drain(&mut self) -> std::vec::Drain<'_, Frame> {

@@ -1,31 +1,141 @@
 //! Queues to ports and peers, flushed once per batch.
+//!
+//! A destination's frames leave in the order in which they were queued, for a peer in that order per flow. Nothing
+//! waits: what a device or socket does not take at once is dropped and counted.
 
-use weft_encap::Headers;
+mod peer;
+mod port;
+
+use weft_encap::{Headers, Reason};
 
 use super::counters::Counters;
-use crate::mem::{Frame, Pool};
-use crate::table::{PeerSlot, PortSlot, Snapshot};
+use crate::mem::{BATCH, Frame, Pool};
+use crate::port::underlay::{Packet, Transmitter, Underlay};
+use crate::table::{MAX_PEERS, MAX_PORTS, PeerSlot, PortSlot, Snapshot};
 
 /// Frames on their way out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Out {
-    frames: Vec<Frame>,
+    /// Picks the queue of a device with several.
+    worker: usize,
+    ports: Queues<Departure>,
+    peers: Queues<Packet>,
+    cutter: port::Cutter,
+    transmitter: Transmitter,
+}
+
+/// A frame on its way to a port.
+#[derive(Debug)]
+struct Departure {
+    frame: Frame,
+    headers: Option<Headers>,
 }
 
 impl Out {
-    /// Queues `frame`, edited and ready, to a port. `headers`, if given, are the frame's current ones.
-    pub fn to_port(&mut self, _port: PortSlot, frame: Frame, _headers: Option<Headers>) {
-        self.frames.push(frame);
+    /// The queues of worker number `worker`.
+    pub fn new(worker: usize) -> Self {
+        Out {
+            worker,
+            ports: Queues::new(MAX_PORTS),
+            peers: Queues::new(MAX_PEERS),
+            cutter: port::Cutter::default(),
+            transmitter: Transmitter::default(),
+        }
+    }
+
+    /// Queues `frame`, edited and ready, to a port. `headers`, if given, are the frame's current ones; without them
+    /// its datagrams are not coalesced.
+    #[inline]
+    pub fn to_port(&mut self, port: PortSlot, frame: Frame, headers: Option<Headers>) {
+        self.ports.of(port.index()).push(Departure { frame, headers });
     }
 
     /// Queues an inner Ethernet frame to a peer. `headers` are the frame's current ones; `flow_hash` (see
     /// [`weft_encap::flow::flow_hash`]) picks the sending socket.
-    pub fn to_peer(&mut self, _peer: PeerSlot, frame: Frame, _headers: Headers, _flow_hash: u32) {
-        self.frames.push(frame);
+    #[inline]
+    pub fn to_peer(&mut self, peer: PeerSlot, frame: Frame, headers: Headers, flow_hash: u32) {
+        let queue = self.peers.of(peer.index());
+        let order = queue.len() as u32;
+        queue.push(Packet { frame, headers, sender: Underlay::sender_of(flow_hash), order });
     }
 
-    /// Sends everything that is queued.
-    pub fn flush(&mut self, _snapshot: &Snapshot, pool: &mut Pool, _counters: &Counters) {
-        self.frames.drain(..).for_each(|frame| pool.give(frame));
+    /// Sends everything that is queued; every frame goes back to `pool`.
+    pub fn flush(&mut self, snapshot: &Snapshot, pool: &mut Pool, counters: &Counters) {
+        let (worker, cutter, transmitter) = (self.worker, &mut self.cutter, &mut self.transmitter);
+        self.ports.each(|slot, queue| {
+            let slot = PortSlot(slot as u16);
+            match snapshot.ports.get(slot) {
+                Some(port) => port::Turn { worker, port, pool, counters, cutter }.flush(queue),
+                None => {
+                    count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters)
+                }
+            }
+            queue.drain(..).for_each(|departure| pool.give(departure.frame));
+        });
+        self.peers.each(|slot, queue| {
+            let peer = snapshot.tunnels.get(PeerSlot(slot as u16));
+            match peer.and_then(|peer| Some((peer, &**snapshot.tunnels.underlays.get(peer.underlay)?))) {
+                Some((peer, underlay)) => {
+                    peer::Turn { peer, underlay, pool, counters, transmitter }.flush(queue);
+                }
+                None => count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters),
+            }
+            queue.drain(..).for_each(|packet| pool.give(packet.frame));
+        });
     }
 }
+
+fn count_drops<'a>(frames: impl Iterator<Item = &'a Frame>, reason: Reason, counters: &Counters) {
+    frames.for_each(|frame| counters.drop(frame.ingress, reason));
+}
+
+/// A queue for every destination of the present batch. Their memory goes round among destinations: as many queues
+/// exist as one batch ever had destinations.
+#[derive(Debug)]
+struct Queues<T> {
+    /// By destination: which queue, or [`NONE`].
+    index: Box<[u16]>,
+    /// The first `used` of them with their destinations; the rest wait for the next batch.
+    queues: Vec<(usize, Vec<T>)>,
+    used: usize,
+}
+
+/// No queue yet.
+const NONE: u16 = u16::MAX;
+
+impl<T> Queues<T> {
+    fn new(destinations: usize) -> Self {
+        Queues { index: vec![NONE; destinations].into_boxed_slice(), queues: Vec::new(), used: 0 }
+    }
+
+    /// The queue to a destination.
+    #[inline]
+    fn of(&mut self, destination: usize) -> &mut Vec<T> {
+        if self.index[destination] == NONE {
+            self.open(destination);
+        }
+        &mut self.queues[usize::from(self.index[destination])].1
+    }
+
+    fn open(&mut self, destination: usize) {
+        if self.used == self.queues.len() {
+            self.queues.push((destination, Vec::with_capacity(BATCH)));
+        }
+        self.queues[self.used].0 = destination;
+        self.index[destination] = self.used as u16;
+        self.used += 1;
+    }
+
+    /// Hands every queue in use to `flush`, which leaves it empty.
+    #[inline]
+    fn each(&mut self, mut flush: impl FnMut(usize, &mut Vec<T>)) {
+        for (destination, queue) in &mut self.queues[..self.used] {
+            flush(*destination, queue);
+            self.index[*destination] = NONE;
+        }
+        self.used = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests;

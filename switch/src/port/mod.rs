@@ -1,4 +1,6 @@
-//! Devices that frames come from and go to. Every one has the same shape: open, receive a batch, send a batch.
+//! Devices that frames come from and go to. Every one has the same shape: open, receive a batch, send.
+//!
+//! Nothing here blocks, allocates per frame, or counts: results say what became of frames, and the fast path counts.
 
 /// In-process port, for tests and benches.
 pub mod mem;
@@ -7,11 +9,55 @@ pub mod tap;
 /// UDP sockets that carry VXLAN.
 pub mod underlay;
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+
+use weft_encap::Reason;
+use weft_sys::tun::Offloads;
 
 pub use mem::MemDevice;
 pub use tap::TapDevice;
-pub use underlay::Underlay;
+pub use underlay::{Underlay, UnderlayConfig};
+
+use crate::mem::{Batch, Pool};
+use crate::table::PortSlot;
+
+/// A batch ends after this many bytes, so that what is read is still in the second-level cache when it is written.
+pub const BATCH_BYTES: usize = 256 << 10;
+
+/// How a receive ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rx {
+    /// Nothing is left: the descriptor will say when there is more.
+    Drained,
+    /// The batch is full; there may be more.
+    More,
+    /// The device is gone for good.
+    Lost,
+}
+
+/// Why a device did not take a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// No room.
+    Full,
+    /// Down, or gone.
+    Down,
+    /// The kernel does not like the frame or its vnet header.
+    Invalid,
+}
+
+impl Refused {
+    /// The reason under which the frame is counted.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Refused::Full => Reason::QueueFull,
+            Refused::Down => Reason::PortDown,
+            Refused::Invalid => Reason::BadVnetHeader,
+        }
+    }
+}
 
 /// What a port reads and writes. Cloned by control only; a worker borrows it from the snapshot.
 #[derive(Clone, Debug)]
@@ -22,4 +68,96 @@ pub enum Device {
     Mem(Arc<MemDevice>),
     /// None of its own: a stretched segment, whose frames go to its peers.
     Segment(Arc<Vec<crate::table::PeerSlot>>),
+}
+
+impl Device {
+    /// True when both are the same open device.
+    pub fn is_same(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Tap(a), Device::Tap(b)) => Arc::ptr_eq(a, b),
+            (Device::Mem(a), Device::Mem(b)) => Arc::ptr_eq(a, b),
+            // Neither has a descriptor to watch.
+            (Device::Segment(_), Device::Segment(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Queues to receive from.
+    pub fn queues(&self) -> usize {
+        match self {
+            Device::Tap(tap) => tap.queues().len(),
+            Device::Mem(_) => 1,
+            Device::Segment(_) => 0,
+        }
+    }
+
+    /// The descriptor that becomes readable when a queue has frames.
+    pub fn descriptor(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        match self {
+            Device::Tap(tap) => tap.descriptor(queue),
+            Device::Mem(mem) => Some(mem.descriptor()),
+            Device::Segment(_) => None,
+        }
+    }
+
+    /// Adds waiting frames to `batch`, marked as coming from `slot`.
+    #[inline]
+    pub fn receive(&self, queue: usize, slot: PortSlot, pool: &mut Pool, batch: &mut Batch) -> Rx {
+        match self {
+            Device::Tap(tap) => tap.receive(queue, slot, pool, batch),
+            Device::Mem(mem) => mem.receive(slot, pool, batch),
+            Device::Segment(_) => Rx::Drained,
+        }
+    }
+
+    /// Sends one frame, the 12 bytes of its vnet header first (see [`crate::mem::Frame::with_vnet`]). `worker` picks
+    /// the queue.
+    ///
+    /// # Errors
+    /// [`Refused`]; the frame is then dropped.
+    #[inline]
+    pub fn send(&self, worker: usize, frame: &[u8]) -> Result<(), Refused> {
+        match self {
+            Device::Tap(tap) => tap.send(worker, frame),
+            Device::Mem(mem) => mem.send(frame),
+            Device::Segment(_) => Err(Refused::Down),
+        }
+    }
+
+    /// What a frame sent to it may still owe. A TAP takes everything, whatever its pod may send.
+    #[inline]
+    pub fn accepts(&self) -> Offloads {
+        match self {
+            Device::Tap(_) => Offloads::all(),
+            Device::Mem(mem) => mem.accepts(),
+            Device::Segment(_) => Offloads::empty(),
+        }
+    }
+
+    /// True when datagrams of one flow should be made one UDP superframe for it.
+    #[inline]
+    pub fn coalesces_udp(&self) -> bool {
+        match self {
+            Device::Tap(tap) => tap.coalesces_udp(),
+            Device::Mem(mem) => mem.accepts().contains(Offloads::USO),
+            Device::Segment(_) => false,
+        }
+    }
+
+    /// The device refused a UDP superframe: its kernel is older than Linux 6.2.
+    pub fn stop_coalescing_udp(&self) {
+        if let Device::Tap(tap) = self {
+            tap.stop_coalescing_udp();
+        }
+    }
+}
+
+/// What an error of a write to a device means for the frame.
+fn refused(error: &io::Error) -> Refused {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Refused::Full,
+        Some(libc::EINVAL | libc::EMSGSIZE | libc::EPROTO) => Refused::Invalid,
+        // EIO: administratively down. EBADFD: the link was deleted.
+        _ => Refused::Down,
+    }
 }

@@ -1,0 +1,88 @@
+//! To a peer: superframes cut into one send each, small frames of equal length joined into one.
+
+use weft_encap::Reason;
+
+use crate::mem::Pool;
+use crate::path::counters::{Counters, Total};
+use crate::port::underlay::{Outcome, Packet, Transmitter, Underlay};
+use crate::table::Peer;
+
+/// One flush of one peer's queue.
+pub(super) struct Turn<'a> {
+    pub(super) peer: &'a Peer,
+    pub(super) underlay: &'a Underlay,
+    pub(super) pool: &'a mut Pool,
+    pub(super) counters: &'a Counters,
+    pub(super) transmitter: &'a mut Transmitter,
+}
+
+impl Turn<'_> {
+    /// Sends every packet; leaves them in the queue for the caller to give back.
+    pub(super) fn flush(mut self, queue: &mut Vec<Packet>) {
+        if queue.len() > 1 {
+            queue.sort_unstable_by_key(|packet| (packet.sender, packet.order));
+        }
+        self.prepare(queue);
+        let mut at = 0;
+        while at < queue.len() {
+            if queue[at].is_superframe() {
+                self.superframe(&queue[at]);
+                at += 1;
+            } else {
+                let len = self.transmitter.run_len(self.underlay, &queue[at..]);
+                self.run(&queue[at..at + len]);
+                at += len;
+            }
+        }
+    }
+
+    /// Completes and encapsulates all that are not cut.
+    fn prepare(&mut self, queue: &mut Vec<Packet>) {
+        let (peer, counters) = (self.peer, self.counters);
+        let no_room = queue.extract_if(.., |packet| {
+            if packet.is_superframe() {
+                return false;
+            }
+            if packet.complete() {
+                counters.add(Total::ChecksumsComputed, 1);
+            }
+            !packet.encapsulate(peer.vni)
+        });
+        for packet in no_room {
+            counters.drop(packet.frame.ingress, Reason::NoBuffer);
+            self.pool.give(packet.frame);
+        }
+    }
+
+    fn superframe(&mut self, packet: &Packet) {
+        let ingress = packet.frame.ingress;
+        match self.transmitter.superframe(self.underlay, self.peer, packet) {
+            Ok(outcome) => {
+                self.counters.add(Total::SuperframesCut, 1);
+                self.counters.add(Total::ChecksumsComputed, outcome.packets + outcome.refused);
+                self.count(&outcome);
+                if let Some(reason) = outcome.reason {
+                    self.counters.drop(ingress, reason);
+                }
+            }
+            Err(reason) => self.counters.drop(ingress, reason),
+        }
+    }
+
+    fn run(&mut self, packets: &[Packet]) {
+        let outcome = self.transmitter.run(self.underlay, self.peer.remote, packets);
+        self.count(&outcome);
+        if let Some(reason) = outcome.reason {
+            let refused = packets.iter().take(outcome.refused as usize);
+            super::count_drops(refused.map(|packet| &packet.frame), reason, self.counters);
+        }
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        self.counters.tx_peer(self.peer.slot, outcome.packets, outcome.bytes);
+        self.counters.add(Total::TunnelSends, outcome.sends);
+        if outcome.fallbacks != 0 {
+            self.counters.add(Total::SegmentFallbacks, outcome.fallbacks);
+        }
+    }
+}
