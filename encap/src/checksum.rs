@@ -278,3 +278,6 @@ fn has_checksum(frame: &[u8], headers: &Headers) -> bool {
         L4::Tcp | L4::Icmp | L4::Icmpv6 => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,3 +60,7 @@ pub use flow::FlowKey;
 pub use parse::{Fragment, Headers, L3, L4, parse};
 pub use reason::Reason;
 pub use vnet::{Gso, VnetHdr};
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
