@@ -1,35 +1,34 @@
-//! Addresses of pods: a pool per pod CIDR, leases by port.
+//! Addresses of pods, from this node's pod CIDRs.
 //!
-//! Pure: no clock (time comes in), no I/O. What is in use follows from the ports of the desired state; after a
-//! restart the caller tells each with [`Ipam::occupy`]. What must not be given out at once again is kept here: the
-//! search goes on from the last address given (next-fit) and passes over addresses freed less than [`QUARANTINE`]
-//! ago, because others may still remember who had them. Only when nothing else is left does the longest-free one of
-//! those go out, if it was free for the quarantine; a fresher one never.
+//! Pure functions over the desired state: no clock (time comes in), no I/O. An address is in use if a port has it or a
+//! lease names it. The search goes on behind the address given last (next-fit) and passes over addresses freed less
+//! than [`QUARANTINE`] ago, because others may still remember who had them. Only when no never-used one is left does the
+//! longest-free one go out again; one freed more recently than that never does, unless asked for by name.
 //!
 //! Never given: network and broadcast address (IPv4), the subnet-router anycast address (IPv6, RFC 4291 section 2.6.1),
 //! and the first usable address, which is the gateway's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnet::IpNet;
+use weft_api::cni::Attachment;
 use weft_api::report::PoolStatus;
 
 use super::cluster::first_usable;
+use super::state::{Lease, State};
 
-/// How long a freed address is kept back.
-pub const QUARANTINE: Duration = Duration::from_secs(30);
+/// How long a freed address is kept back, in seconds.
+pub const QUARANTINE: u64 = 30;
 
-/// Most addresses of one pool that are given without being asked for by name: a bigger IPv6 prefix is used up to
-/// this many.
+/// Most addresses of one pool that are looked at: a bigger IPv6 prefix is used up to this many at a time.
 const SEARCH: u128 = 1 << 20;
 
 /// Why no address is given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
     /// No pod CIDR is configured.
-    #[error("no pod CIDR is configured: give this node an entry with `pod_cidrs` in the cluster file, or set `gateways` of the bridge")]
+    #[error("no pod CIDR is configured: give this node an entry with `pod_cidrs` in the cluster file")]
     NoPool,
     /// The pool is used up.
     #[error("no free address in {cidr}{}", quarantined(*held))]
@@ -63,122 +62,89 @@ pub enum IpamError {
         /// Its pool.
         cidr: IpNet,
     },
-    /// Two wanted addresses are of one pool, or twice the same.
+    /// Two wanted addresses are of one pool.
     #[error("address {0} is asked for twice, or beside another one of the same pod CIDR")]
     Twice(IpAddr),
 }
 
-/// The pools and who has what.
-#[derive(Clone, Debug, Default)]
-pub struct Ipam {
+/// Leases to `port` the `wanted` addresses, and one of each address family that has a pool but no wanted address. IPv4
+/// first, each with the prefix of its CIDR. All or none. `now` is in seconds of Unix time, as everywhere here.
+///
+/// # Errors
+/// [`IpamError`]; nothing is leased then.
+pub fn allocate(
+    state: &mut State,
+    port: &str,
+    attachment: Option<&Attachment>,
+    wanted: &[IpAddr],
+    now: u64,
+) -> Result<Vec<IpNet>, IpamError> {
+    prune(state, now);
+    let chosen = Search::new(state, now).choose(wanted)?;
+    for net in &chosen {
+        let lease = Lease { port: port.to_owned(), attachment: attachment.cloned() };
+        state.ipam.leases.insert(net.addr(), lease);
+        state.ipam.quarantine.remove(&net.addr());
+        if !wanted.contains(&net.addr()) {
+            state.ipam.last.insert(net.trunc(), net.addr());
+        }
+    }
+    Ok(chosen)
+}
+
+/// Can an address of every family that has a pool be given now?
+///
+/// # Errors
+/// What [`allocate`] would say.
+pub fn available(state: &State, now: u64) -> Result<(), IpamError> {
+    Search::new(state, now).choose(&[]).map(drop)
+}
+
+/// How full the pools are.
+pub fn status(state: &State) -> Vec<PoolStatus> {
+    let search = Search::new(state, 0);
+    let pools = search.pools.iter();
+    pools
+        .map(|pool| {
+            let used = search.used.keys().filter(|ip| pool.may_give(**ip)).count() as u64;
+            let free = u64::try_from(pool.size()).unwrap_or(u64::MAX);
+            PoolStatus { cidr: pool.cidr, used, free: if free == u64::MAX { free } else { free - used } }
+        })
+        .collect()
+}
+
+/// Forgets frees that need no remembering: those outside the pools, and old ones of prefixes so big that the search
+/// does not come back to them. A clock that was set back must not hold addresses for long.
+fn prune(state: &mut State, now: u64) {
+    let pools: Vec<Pool> = state.node.pod_cidrs.iter().map(Pool::new).collect();
+    state.ipam.quarantine.retain(|ip, freed| {
+        *freed = (*freed).min(now);
+        let small = pools.iter().any(|pool| pool.may_give(*ip) && pool.size() <= SEARCH);
+        small || now - *freed < QUARANTINE
+    });
+    state.ipam.last.retain(|cidr, _| pools.iter().any(|pool| pool.cidr == *cidr));
+}
+
+struct Search<'a> {
+    state: &'a State,
+    now: u64,
     pools: Vec<Pool>,
-    /// Who has an address, inside the pools or not.
-    leases: BTreeMap<IpAddr, String>,
+    /// Addresses in use and by which port.
+    used: HashMap<IpAddr, &'a str>,
 }
 
-#[derive(Clone, Debug)]
-struct Pool {
-    cidr: IpNet,
-    first: u128,
-    last: u128,
-    gateway: u128,
-    /// The address given last.
-    cursor: Option<u128>,
-    /// When an address was freed, in nanoseconds of the caller's clock.
-    freed: HashMap<u128, u64>,
-}
-
-impl Ipam {
-    /// An allocator over `cidrs`, nothing leased.
-    pub fn new(cidrs: &[IpNet]) -> Self {
-        Ipam { pools: cidrs.iter().map(Pool::new).collect(), leases: BTreeMap::new() }
-    }
-
-    /// Changes the pools; leases and what is remembered of pools that stay are kept.
-    pub fn set_pools(&mut self, cidrs: &[IpNet]) {
-        let mut old = std::mem::take(&mut self.pools);
-        self.pools = cidrs
+impl<'a> Search<'a> {
+    fn new(state: &'a State, now: u64) -> Self {
+        let pools = state.node.pod_cidrs.iter().map(Pool::new).collect();
+        let of_ports = state
+            .ports
             .iter()
-            .map(|cidr| match old.iter().position(|pool| pool.cidr == cidr.trunc()) {
-                Some(at) => old.swap_remove(at),
-                None => Pool::new(cidr),
-            })
-            .collect();
+            .flat_map(|(name, record)| record.spec.ips.iter().map(move |net| (net.addr(), name.as_str())));
+        let leased = state.ipam.leases.iter().map(|(ip, lease)| (*ip, lease.port.as_str()));
+        Search { state, now, pools, used: of_ports.chain(leased).collect() }
     }
 
-    /// The pools' CIDRs.
-    pub fn cidrs(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.pools.iter().map(|pool| pool.cidr)
-    }
-
-    /// Notes that `port` has `ip`, without asking. An address of an existing lease stays with its holder.
-    pub fn occupy(&mut self, ip: IpAddr, port: &str) {
-        self.leases.entry(ip).or_insert_with(|| port.to_owned());
-        // The search goes on behind what was in use before a restart.
-        if let Some(pool) = self.pool_mut(ip) {
-            let number = number(ip);
-            pool.cursor = Some(pool.cursor.map_or(number, |cursor| cursor.max(number)));
-        }
-    }
-
-    /// Who has `ip`.
-    pub fn holder(&self, ip: IpAddr) -> Option<&str> {
-        self.leases.get(&ip).map(String::as_str)
-    }
-
-    /// Gives `port` the `wanted` addresses, and one of each address family that has a pool but no wanted address. IPv4
-    /// first, each with the prefix of its CIDR. All or none.
-    pub fn allocate(&mut self, port: &str, wanted: &[IpAddr], now_ns: u64) -> Result<Vec<IpNet>, IpamError> {
-        let chosen = self.choose(wanted, now_ns)?;
-        for net in &chosen {
-            self.leases.insert(net.addr(), port.to_owned());
-            if let Some(pool) = self.pool_mut(net.addr()) {
-                let number = number(net.addr());
-                pool.freed.remove(&number);
-                if !wanted.contains(&net.addr()) {
-                    pool.cursor = Some(number);
-                }
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// Frees every address of `port`; their quarantine starts. Returns how many there were.
-    pub fn release(&mut self, port: &str, now_ns: u64) -> usize {
-        let gone: Vec<IpAddr> =
-            self.leases.iter().filter(|(_, holder)| *holder == port).map(|(ip, _)| *ip).collect();
-        for ip in &gone {
-            self.leases.remove(ip);
-            if let Some(pool) = self.pool_mut(*ip) {
-                pool.freed.insert(number(*ip), now_ns);
-            }
-        }
-        gone.len()
-    }
-
-    /// Takes an allocation back as if it had not been: no quarantine. For undoing.
-    pub fn forget(&mut self, port: &str) {
-        self.leases.retain(|_, holder| holder != port);
-    }
-
-    /// Can an address of every family that has a pool be given now?
-    pub fn available(&self, now_ns: u64) -> Result<(), IpamError> {
-        self.choose(&[], now_ns).map(drop)
-    }
-
-    /// How full the pools are.
-    pub fn status(&self) -> Vec<PoolStatus> {
-        self.pools
-            .iter()
-            .map(|pool| {
-                let used = self.used(pool);
-                let free = (pool.size() - u128::from(used)).min(u128::from(u64::MAX));
-                PoolStatus { cidr: pool.cidr, used, free: u64::try_from(free).unwrap_or(u64::MAX) }
-            })
-            .collect()
-    }
-
-    fn choose(&self, wanted: &[IpAddr], now_ns: u64) -> Result<Vec<IpNet>, IpamError> {
+    fn choose(&self, wanted: &[IpAddr]) -> Result<Vec<IpNet>, IpamError> {
         if self.pools.is_empty() {
             return Err(IpamError::NoPool);
         }
@@ -188,15 +154,15 @@ impl Ipam {
             if chosen.iter().any(|net| pool.cidr.contains(&net.addr())) {
                 return Err(IpamError::Twice(ip));
             }
-            chosen.push(pool.with_prefix(number(ip)));
+            chosen.push(pool.with_prefix(ip));
         }
         for v4 in [true, false] {
             let has = |net: &IpNet| net.addr().is_ipv4() == v4;
-            let mut pools = self.pools.iter().filter(|pool| has(&pool.cidr)).peekable();
-            if chosen.iter().any(has) || pools.peek().is_none() {
-                continue;
+            if !chosen.iter().any(has)
+                && let Some(result) = self.first_free(self.pools.iter().filter(|pool| has(&pool.cidr)))
+            {
+                chosen.push(result?);
             }
-            chosen.push(self.search(pools, now_ns)?);
         }
         chosen.sort_by_key(|net| net.addr().is_ipv6());
         Ok(chosen)
@@ -204,79 +170,82 @@ impl Ipam {
 
     fn check_wanted(&self, ip: IpAddr) -> Result<&Pool, IpamError> {
         let Some(pool) = self.pools.iter().find(|pool| pool.cidr.contains(&ip)) else {
-            let pools = self.cidrs().map(|cidr| cidr.to_string()).collect::<Vec<_>>().join(", ");
-            return Err(IpamError::Outside { ip, pools });
+            let pools: Vec<_> = self.pools.iter().map(|pool| pool.cidr.to_string()).collect();
+            return Err(IpamError::Outside { ip, pools: pools.join(", ") });
         };
-        if !pool.may_give(number(ip)) {
+        if !pool.may_give(ip) {
             return Err(IpamError::Reserved { ip, cidr: pool.cidr });
         }
-        match self.leases.get(&ip) {
-            Some(port) => Err(IpamError::InUse { ip, port: port.clone() }),
+        match self.used.get(&ip) {
+            Some(port) => Err(IpamError::InUse { ip, port: (*port).to_owned() }),
             None => Ok(pool),
         }
     }
 
-    /// The next free address of the first pool that has one.
-    fn search<'a>(&self, pools: impl Iterator<Item = &'a Pool>, now_ns: u64) -> Result<IpNet, IpamError> {
-        let mut error = IpamError::NoPool;
+    /// Of the first pool that has one; `None` without a pool.
+    fn first_free<'p>(&self, pools: impl Iterator<Item = &'p Pool>) -> Option<Result<IpNet, IpamError>> {
+        let mut last = None;
         for pool in pools {
-            match self.search_pool(pool, now_ns) {
-                Ok(net) => return Ok(net),
-                Err(exhausted) => error = exhausted,
+            match self.free_in(pool) {
+                Ok(net) => return Some(Ok(net)),
+                exhausted => last = Some(exhausted),
             }
         }
-        Err(error)
+        last
     }
 
-    fn search_pool(&self, pool: &Pool, now_ns: u64) -> Result<IpNet, IpamError> {
-        let span = (pool.last - pool.first + 1).min(SEARCH);
-        let start = pool.cursor.map_or(0, |cursor| cursor.wrapping_sub(pool.first).wrapping_add(1));
-        let mut oldest: Option<(u64, u128)> = None;
+    fn free_in(&self, pool: &Pool) -> Result<IpNet, IpamError> {
+        let span = pool.last - pool.first + 1;
+        let start = match self.state.ipam.last.get(&pool.cidr) {
+            Some(last) => number(*last).saturating_sub(pool.first) + 1,
+            None => 0,
+        };
+        let mut oldest: Option<(u64, IpAddr)> = None;
         let mut held = 0;
-        for step in 0..span {
-            let number = pool.first + (start % span + step) % span;
-            if !pool.may_give(number) || self.leases.contains_key(&pool.ip(number)) {
+        for step in 0..span.min(SEARCH) {
+            let ip = pool.ip(pool.first + (start + step) % span);
+            if !pool.may_give(ip) || self.used.contains_key(&ip) {
                 continue;
             }
-            let Some(&freed) = pool.freed.get(&number) else { return Ok(pool.with_prefix(number)) };
-            if now_ns.saturating_sub(freed) < QUARANTINE.as_nanos() as u64 {
+            let Some(&freed) = self.state.ipam.quarantine.get(&ip) else { return Ok(pool.with_prefix(ip)) };
+            if self.now.saturating_sub(freed) < QUARANTINE {
                 held += 1;
             } else if oldest.is_none_or(|(at, _)| freed < at) {
-                oldest = Some((freed, number));
+                oldest = Some((freed, ip));
             }
         }
         match oldest {
-            Some((_, number)) => Ok(pool.with_prefix(number)),
+            Some((_, ip)) => Ok(pool.with_prefix(ip)),
             None => Err(IpamError::Exhausted { cidr: pool.cidr, held }),
         }
     }
+}
 
-    fn used(&self, pool: &Pool) -> u64 {
-        let range = pool.ip(pool.first)..=pool.ip(pool.last);
-        self.leases.range(range).filter(|(ip, _)| pool.may_give(number(**ip))).count() as u64
-    }
-
-    fn pool_mut(&mut self, ip: IpAddr) -> Option<&mut Pool> {
-        self.pools.iter_mut().find(|pool| pool.cidr.contains(&ip))
-    }
+struct Pool {
+    cidr: IpNet,
+    first: u128,
+    last: u128,
+    gateway: IpAddr,
 }
 
 impl Pool {
     fn new(cidr: &IpNet) -> Self {
         let cidr = cidr.trunc();
-        let last_excluded = u128::from(matches!(cidr, IpNet::V4(_)));
-        let first = number(cidr.network()) + 1;
-        let last = (number(cidr.broadcast()) - last_excluded).max(first);
-        Pool { cidr, first, last, gateway: number(first_usable(&cidr).addr()), cursor: None, freed: HashMap::new() }
+        let broadcast = u128::from(matches!(cidr, IpNet::V4(_)));
+        let first = number(cidr.network()).saturating_add(1);
+        let last = (number(cidr.broadcast()) - broadcast).max(first);
+        Pool { cidr, first, last, gateway: first_usable(&cidr).addr() }
     }
 
-    /// How many addresses it may give.
+    /// How many addresses it may give: all but the gateway's.
     fn size(&self) -> u128 {
         self.last - self.first
     }
 
-    fn may_give(&self, number: u128) -> bool {
-        (self.first..=self.last).contains(&number) && number != self.gateway
+    fn may_give(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.gateway.is_ipv4()
+            && (self.first..=self.last).contains(&number(ip))
+            && ip != self.gateway
     }
 
     fn ip(&self, number: u128) -> IpAddr {
@@ -287,8 +256,7 @@ impl Pool {
         }
     }
 
-    fn with_prefix(&self, number: u128) -> IpNet {
-        let ip = self.ip(number);
+    fn with_prefix(&self, ip: IpAddr) -> IpNet {
         IpNet::new(ip, self.cidr.prefix_len()).unwrap_or_else(|_| ip.into())
     }
 }
@@ -303,7 +271,7 @@ fn number(ip: IpAddr) -> u128 {
 fn quarantined(held: usize) -> String {
     match held {
         0 => String::new(),
-        _ => format!(" ({held} were freed less than {} s ago)", QUARANTINE.as_secs()),
+        _ => format!(" ({held} were freed less than {QUARANTINE} s ago)"),
     }
 }
 

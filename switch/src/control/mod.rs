@@ -10,5 +10,7 @@ pub mod cluster;
 pub mod effects;
 /// The engine thread and the handle that others use.
 pub mod engine;
+/// Addresses of pods.
+pub mod ipam;
 /// Desired state.
 pub mod state;

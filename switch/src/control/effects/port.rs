@@ -331,6 +331,8 @@ fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
     })?;
     set_sysctls(spec)?;
     netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    // A saving, not a need: a kernel without it goes on with its default.
+    let _ = netlink.link_noqueue(link.index);
     for ip in &spec.ips {
         netlink.addr_add(link.index, *ip, AddrFlags::NODAD)?;
     }
