@@ -33,20 +33,20 @@ const READY_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket.
-    #[error("weftd is not running at {}: {source}; start it, or name its socket with --socket", path.display())]
+    #[error("weftd is not running at {}: {cause}; start it, or name its socket with --socket", path.display())]
     NotRunning {
         /// The socket.
         path: PathBuf,
         /// What connect(2) said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The socket is there but cannot be used by this user.
-    #[error("cannot reach weftd at {}: {source}", path.display())]
+    #[error("cannot reach weftd at {}: {cause}", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
         /// What connect(2) said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No answer within the limit.
     #[error("weftd at {} did not answer within {} s; see its log, or raise --timeout", path.display(), limit.as_secs_f32())]
@@ -159,7 +159,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.refused(source))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refused(error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.hung_up(error))?;
@@ -189,13 +189,13 @@ impl Client {
         }
     }
 
-    fn refused(&self, source: io::Error) -> ClientError {
+    fn refused(&self, cause: io::Error) -> ClientError {
         let path = self.socket.clone();
-        match source.kind() {
+        match cause.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { path, source }
+                ClientError::NotRunning { path, cause }
             }
-            _ => ClientError::Connect { path, source },
+            _ => ClientError::Connect { path, cause },
         }
     }
 

@@ -56,10 +56,11 @@ pub enum Command {
         name: String,
         /// The setting.
         key: String,
-        /// Its value as text.
+        /// Its value as text; empty clears (back to the default).
         value: String,
     },
-    /// Sets a port's setting: `tag`, `trunks`, `guard`, `ips`, `mac`, `mtu`, `remotes`, `external_ids:KEY`.
+    /// Sets a port's setting: `tag`, `trunks`, `guard` (`true` or `false`), `ips`, `mac`, `mtu`, `remotes`,
+    /// `external_ids:KEY`. Lists are comma-separated.
     SetPort {
         /// The port.
         name: String,

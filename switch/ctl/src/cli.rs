@@ -116,13 +116,14 @@ mod tests {
     fn every_verb_shows_an_example() {
         fn check(command: &clap::Command, path: &str) {
             for sub in command.get_subcommands() {
-                let path = format!("{path} {}", sub.get_name());
+                let path = format!("{path} {}", sub.get_name()).trim_start().to_owned();
                 let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(sub.has_subcommands() || help.contains(&path), "{path}: {help}");
+                let example = help.lines().any(|line| line.contains("weft") && line.contains(&path));
+                assert!(sub.has_subcommands() || example, "{path}: {help}");
                 check(sub, &path);
             }
         }
-        check(&Cli::command(), "weft");
+        check(&Cli::command(), "");
     }
 
     #[test]

@@ -6,8 +6,12 @@
 
 /// The arguments: global flags and the list of verbs.
 mod cli;
+/// The cluster file, written from what Kubernetes says of its nodes.
+mod cluster;
 /// Cutting a command line at `--`, and flags in the places where ovs-vsctl takes them.
 mod grammar;
+/// Putting the CNI plugin and its configuration in place.
+mod install;
 /// `key=value` settings of bridges and ports.
 mod keys;
 /// Text for people: tables, units.

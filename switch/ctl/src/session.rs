@@ -9,13 +9,12 @@ use clap::ValueEnum;
 use serde::Serialize;
 use weft_api::{BlockingClient, Client, ClientError};
 
-/// How to print.
+/// How to print: for people, or the API's own JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    // No doc comments here: clap would print them into the help of every verb.
     #[default]
     Table,
-    /// For programs: the API's own JSON.
     Json,
 }
 

@@ -86,3 +86,15 @@ fn serve(stream: UnixStream, answers: &Mutex<BTreeMap<String, (u16, String)>>, p
     let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n", body.len());
     let _ = reader.get_mut().write_all((head + &body).as_bytes());
 }
+
+/// The status of a daemon that is ready.
+pub(crate) const STATUS: &str = r#"{
+    "version": "0.1.0", "node": "n1", "pid": 4321, "uptime_seconds": 3725, "ready": true, "epoch": 17,
+    "workers": 2, "ports": 3, "overlay_mtu": 1450,
+    "cluster": {"file": "/etc/weft/cluster.toml", "nodes": 2, "error": null},
+    "pools": [
+        {"cidr": "10.244.0.0/24", "used": 2, "free": 251},
+        {"cidr": "fd00:10:244::/64", "used": 2, "free": 18446744073709551615}
+    ],
+    "foreign_chains": [], "degraded": [], "sysctls": []
+}"#;

@@ -2,6 +2,8 @@
 //! changes ([`Verb::plan`]), what it prints ([`Verb::run`]), then rendering.
 
 mod bridge;
+mod cluster;
+mod cni;
 mod completions;
 mod fdb;
 mod flow;
@@ -73,5 +75,7 @@ verbs! {
     Flow(flow::Flow),
     Stats(stats::Stats),
     Drops(stats::Drops),
+    Cluster(cluster::Cluster),
+    Cni(cni::Cni),
     Completions(completions::Completions),
 }

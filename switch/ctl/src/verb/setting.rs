@@ -87,7 +87,7 @@ pub(crate) struct Get {
     /// What to print, `column` or `column:key`
     #[arg(value_name = "KEY")]
     keys: Vec<String>,
-    /// A missing bridge, port or key prints an empty line
+    /// A missing bridge, port or key prints []
     #[arg(long)]
     if_exists: bool,
 }

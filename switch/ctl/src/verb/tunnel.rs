@@ -25,7 +25,7 @@ impl Verb for Tunnel {
                 .as_ref()
                 .is_none_or(|peer| entry.node.as_ref() == Some(peer) || entry.remote.to_string() == *peer)
         });
-        peers.sort_by(|a, b| (a.vni, a.remote, a.udp_port).cmp(&(b.vni, b.remote, b.udp_port)));
+        peers.sort_by_key(|peer| (peer.vni, peer.remote, peer.udp_port));
         session.print(&peers, |peers| text(peers));
         Ok(Exit::Ok)
     }
