@@ -1,0 +1,326 @@
+#!/usr/bin/env bash
+# Makes networks of "nodes" and "pods" in network namespaces, to play with and to measure.
+#
+# usage: lab.sh up TOPOLOGY [options]   make one; prints what can be done with it
+#        lab.sh down [--lab NAME]       remove it, whatever is left of it
+#        lab.sh exec WHERE COMMAND...   run a command: WHERE is n1 (a node) or n1/pod1 (a pod)
+#        lab.sh list                    labs that are up, with their nodes, pods and addresses
+#        lab.sh topologies              what can be made
+#
+# options of up:
+#   --lab NAME     name of the lab, the prefix of its namespaces (default: weft)
+#   --pods N       pods per node (default: 2)
+#   --ipv6         pods get IPv6 addresses, too
+#   --mtu N        MTU of the underlay (default: 1500; pods get 50 less, 70 with --underlay6)
+#   --underlay6    the nodes' own addresses are IPv6
+#   --cc NAME      TCP congestion control of all pods, where the kernel has it (default: the kernel's)
+# WEFT_LAB names the lab for every command; WEFT_BIN_DIR says where the binaries are.
+#
+# Each weft node has its own weftd with its files in /run/weft-lab/LAB/NODE (weft.toml, cluster.toml, log); pods are
+# wired by the plugin, called as a container runtime does. `lab.sh exec n1 weft show` speaks to that node's daemon.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+LAB=${WEFT_LAB:-weft}
+RUN=/run/weft-lab
+VNI=1
+VXLAN_PORT=4789
+
+topologies() {
+	cat <<-'EOF'
+		one-node      one weft node
+		two-nodes     two weft nodes, joined by an underlay (a veth pair with all offloads on)
+		kernel-peer   n1 is a weft node, n2 a node of kernel bridge + VXLAN, set up as flannel does
+		kernel-nodes  n1 and n2 are nodes of kernel bridge + VXLAN: what weft is compared with
+	EOF
+}
+
+main() {
+	local verb=${1:-}
+	[ $# = 0 ] || shift
+	case $verb in
+	up) up "$@" ;;
+	down) down "$@" ;;
+	exec) enter "$@" ;;
+	list) list ;;
+	topologies) topologies ;;
+	-h | --help | help | '') usage_of "$0" ;;
+	*) die "unknown command $verb (see --help)" ;;
+	esac
+}
+
+# ---------------------------------------------------------------- up
+
+up() {
+	PODS=2 IPV6='' MTU=1500 UNDERLAY6='' CC=''
+	local topology=${1:-}
+	[ -n "$topology" ] || die "up needs a topology: $(topologies | awk '{ printf "%s ", $1 }')"
+	shift
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--lab) LAB=${2:?} && shift ;;
+		--pods) PODS=${2:?} && shift ;;
+		--mtu) MTU=${2:?} && shift ;;
+		--cc) CC=${2:?} && shift ;;
+		--ipv6) IPV6=1 ;;
+		--underlay6) UNDERLAY6=1 ;;
+		*) die "unknown option $1 (see --help)" ;;
+		esac
+		shift
+	done
+	local kinds
+	case $topology in
+	one-node) kinds=(weft) ;;
+	two-nodes) kinds=(weft weft) ;;
+	kernel-peer) kinds=(weft kernel) ;;
+	kernel-nodes) kinds=(kernel kernel) ;;
+	*) die "unknown topology $topology; there are: $(topologies | awk '{ printf "%s ", $1 }')" ;;
+	esac
+	[[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"
+	[[ $PODS =~ ^[0-9]+$ ]] && [ "$PODS" -le 200 ] || die "--pods takes 0 to 200"
+	[ -z "$IPV6$UNDERLAY6" ] || [ "$MTU" -ge 1350 ] || die "--mtu below 1350 leaves pods less than the 1280 that IPv6 needs"
+	need_root
+	need iproute2=ip procps=sysctl
+	case ${kinds[*]} in *weft*)
+		need nftables=nft
+		need_binaries
+		;;
+	esac
+	[ ! -e "$RUN/$LAB" ] || die "lab $LAB is up already (lab.sh down --lab $LAB)"
+
+	# Whatever goes wrong from here on is cleaned up.
+	trap 'say "lab.sh: failed, cleaning up"; down_lab "$LAB"' EXIT
+	trap 'exit 130' INT TERM
+	mkdir -p "$RUN/$LAB"
+	echo "$topology" >"$RUN/$LAB/topology"
+	make_nodes
+	local n
+	for n in "${!kinds[@]}"; do
+		"${kinds[n]}_node" $((n + 1))
+	done
+	local pod
+	for n in "${!kinds[@]}"; do
+		for ((pod = 1; pod <= PODS; pod++)); do
+			"${kinds[n]}_pod" $((n + 1)) "$pod"
+		done
+	done
+	trap - EXIT INT TERM
+	list_lab "$LAB"
+}
+
+ns_add() {
+	ip netns add "$1"
+	echo "$1" >>"$RUN/$LAB/namespaces"
+	ip -n "$1" link set lo up
+}
+
+# Numbers of everything, in one place. N is a node's number, P a pod's.
+node_ns() { echo "$LAB-n$1"; }
+pod_ns() { echo "$LAB-n$1-pod$2"; }
+underlay_ip() { if [ -n "$UNDERLAY6" ]; then echo "fd00:77::$1"; else echo "172.31.77.$1"; fi; }
+pod_cidr() { echo "10.244.$1.0/24"; }
+pod_cidr6() { echo "fd00:10:244:$1::/64"; }
+vtep_mac() { echo "02:77:65:66:74:0$1"; }
+overlay_mtu() { echo $((MTU - (${#UNDERLAY6} > 0 ? 70 : 50))); }
+
+make_nodes() {
+	local n
+	for n in "${!kinds[@]}"; do
+		ns_add "$(node_ns $((n + 1)))"
+		mkdir -p "$RUN/$LAB/n$((n + 1))"
+		echo "${kinds[n]}" >"$RUN/$LAB/n$((n + 1))/kind"
+	done
+	if [ ${#kinds[@]} = 2 ]; then
+		ip -n "$(node_ns 1)" link add eth0 mtu "$MTU" type veth peer name eth0 mtu "$MTU" netns "$(node_ns 2)"
+	else
+		# One node has an uplink that leads nowhere.
+		ip -n "$(node_ns 1)" link add eth0 mtu "$MTU" type veth peer name uplink mtu "$MTU"
+		ip -n "$(node_ns 1)" link set uplink up
+	fi
+	for n in "${!kinds[@]}"; do
+		n=$((n + 1))
+		ip -n "$(node_ns $n)" addr add "172.31.77.$n/24" dev eth0
+		ip -n "$(node_ns $n)" addr add "fd00:77::$n/64" dev eth0 nodad
+		ip -n "$(node_ns $n)" link set eth0 up
+	done
+}
+
+# ---------------------------------------------------------------- weft nodes
+
+weft_node() {
+	local n=$1 dir=$RUN/$LAB/n$1 m
+	mkdir -p "$dir/run" "$dir/state"
+	{
+		echo '[cluster]'
+		echo "cidrs = [\"10.244.0.0/16\"${IPV6:+, \"fd00:10:244::/48\"}]"
+		echo "vni = $VNI"
+		echo "port = $VXLAN_PORT"
+		for m in "${!kinds[@]}"; do
+			m=$((m + 1))
+			printf '\n[[node]]\nname = "n%s"\nunderlay = "%s"\nmac = "%s"\n' $m "$(underlay_ip $m)" "$(vtep_mac $m)"
+			echo "pod_cidrs = [\"$(pod_cidr $m)\"${IPV6:+, \"$(pod_cidr6 $m)\"}]"
+		done
+	} >"$dir/cluster.toml"
+	: >"$dir/weft.toml"
+	network_conf >"$dir/cni.json"
+	# `ip netns exec` becomes the daemon, so its process id is the daemon's.
+	setsid ip netns exec "$(node_ns "$n")" "$BIN_DIR/weftd" --config "$dir/weft.toml" --cluster "$dir/cluster.toml" \
+		--node "n$n" --run-dir "$dir/run" --state-dir "$dir/state" --socket "$dir/run/weft.sock" \
+		--cni-socket "$dir/run/cni.sock" ${WEFT_LOG_LEVEL:+--log-level "$WEFT_LOG_LEVEL"} \
+		>>"$dir/log" 2>&1 </dev/null &
+	echo "$! weftd" >>"$RUN/$LAB/pids"
+	if ! wait_for 10 weft_ready "$dir" $! || ! kill -0 $! 2>/dev/null; then
+		tail -n 20 "$dir/log" >&2
+		die "weftd of n$n does not get ready; above is the end of $dir/log"
+	fi
+}
+
+weft_ready() {
+	kill -0 "$2" || return 0 # died: the check below sees it, there is nothing to wait for
+	WEFT_SOCKET=$1/run/weft.sock "$BIN_DIR/weft" status -o json | grep -q '"ready": *true'
+}
+
+network_conf() {
+	cat <<-EOF
+		{"cniVersion": "1.0.0", "name": "lab", "type": "weft-cni",
+		 "socket": "$dir/run/cni.sock", "queueDir": "$dir/state/cni-del"}
+	EOF
+}
+
+weft_pod() {
+	local n=$1 ns
+	ns=$(pod_ns "$1" "$2")
+	ns_add "$ns"
+	cni ADD "$n" "$ns" >"$RUN/$LAB/n$n/$ns.result" || die "ADD of $ns: $(cat "$RUN/$LAB/n$n/$ns.result")"
+	congestion "$ns"
+}
+
+# cni VERB NODE NAMESPACE: as a container runtime does.
+cni() {
+	CNI_COMMAND=$1 CNI_CONTAINERID=$3 CNI_NETNS=/run/netns/$3 CNI_IFNAME=eth0 CNI_PATH=$BIN_DIR \
+		"$BIN_DIR/weft-cni" <"$RUN/$LAB/n$2/cni.json"
+}
+
+# ---------------------------------------------------------------- kernel nodes, as flannel sets them up
+
+kernel_node() {
+	local n=$1 ns mtu m
+	ns=$(node_ns "$1")
+	mtu=$(overlay_mtu)
+	in_ns "$ns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+	ip -n "$ns" link add cni0 mtu "$mtu" type bridge
+	ip -n "$ns" addr add "10.244.$n.1/24" dev cni0
+	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::1/64" dev cni0 nodad
+	ip -n "$ns" link set cni0 up
+	[ ${#kinds[@]} = 2 ] || return 0
+	ip -n "$ns" link add "flannel.$VNI" mtu "$mtu" address "$(vtep_mac "$n")" type vxlan id "$VNI" \
+		local "$(underlay_ip "$n")" dev eth0 dstport "$VXLAN_PORT" nolearning
+	ip -n "$ns" addr add "10.244.$n.0/32" dev "flannel.$VNI"
+	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::/128" dev "flannel.$VNI" nodad
+	ip -n "$ns" link set "flannel.$VNI" up
+	m=$((3 - n))
+	# Flannel's order: neighbour, forwarding entry, route.
+	ip -n "$ns" neigh add "10.244.$m.0" lladdr "$(vtep_mac $m)" dev "flannel.$VNI" nud permanent
+	bridge -n "$ns" fdb add "$(vtep_mac $m)" dev "flannel.$VNI" dst "$(underlay_ip $m)" self permanent
+	ip -n "$ns" route add "10.244.$m.0/24" via "10.244.$m.0" dev "flannel.$VNI" onlink
+	if [ -n "$IPV6" ]; then
+		ip -n "$ns" -6 neigh add "fd00:10:244:$m::" lladdr "$(vtep_mac $m)" dev "flannel.$VNI" nud permanent
+		ip -n "$ns" -6 route add "fd00:10:244:$m::/64" via "fd00:10:244:$m::" dev "flannel.$VNI" onlink
+	fi
+}
+
+kernel_pod() {
+	local n=$1 p=$2 node ns mtu
+	node=$(node_ns "$n") ns=$(pod_ns "$n" "$p") mtu=$(overlay_mtu)
+	ns_add "$ns"
+	ip -n "$node" link add "veth$p" mtu "$mtu" type veth peer name eth0 mtu "$mtu" netns "$ns"
+	ip -n "$node" link set "veth$p" master cni0 up
+	ip -n "$ns" addr add "10.244.$n.$((p + 1))/24" dev eth0
+	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::$(printf %x $((p + 1)))/64" dev eth0 nodad
+	ip -n "$ns" link set eth0 up
+	ip -n "$ns" route add default via "10.244.$n.1"
+	[ -z "$IPV6" ] || ip -n "$ns" route add default via "fd00:10:244:$n::1"
+	congestion "$ns"
+}
+
+congestion() { [ -z "$CC" ] || in_ns "$1" sysctl -qw "net.ipv4.tcp_congestion_control=$CC"; }
+
+# ---------------------------------------------------------------- down
+
+down() {
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--lab) LAB=${2:?} && shift ;;
+		*) die "unknown option $1 (see --help)" ;;
+		esac
+		shift
+	done
+	need_root
+	down_lab "$LAB"
+}
+
+# Works from what was recorded before it was made, so nothing escapes a failed `up`; never fails on what is missing.
+down_lab() {
+	local dir=$RUN/$1 pid name ns
+	if [ -f "$dir/pids" ]; then
+		while read -r pid name; do
+			# Only if the number still means that program.
+			if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$name" ]; then kill_pid "$pid"; fi
+		done <"$dir/pids"
+	fi
+	# Programs that exec started and left would keep a namespace alive.
+	if [ -f "$dir/namespaces" ]; then
+		while read -r ns; do
+			for pid in $(ip netns pids "$ns" 2>/dev/null); do kill_pid "$pid"; done
+		done <"$dir/namespaces"
+		while read -r ns; do ip netns del "$ns" 2>/dev/null || true; done <"$dir/namespaces"
+	fi
+	rm -rf "$dir"
+	rmdir "$RUN" 2>/dev/null || true
+}
+
+# ---------------------------------------------------------------- exec, list
+
+enter() {
+	[ $# -ge 2 ] || die "exec needs a node or pod, and a command (see --help)"
+	if [ "$1" = --lab ]; then
+		LAB=$2
+		shift 2
+	fi
+	local where=$1 node=${1%%/*}
+	shift
+	[ -e "$RUN/$LAB/$node" ] || die "lab $LAB has no node $node (lab.sh list)"
+	[ -e "/run/netns/$LAB-${where/\//-}" ] || die "lab $LAB has no $where (lab.sh list)"
+	export WEFT_SOCKET=$RUN/$LAB/$node/run/weft.sock PATH=$BIN_DIR:$PATH
+	exec ip netns exec "$LAB-${where/\//-}" "$@"
+}
+
+list() {
+	local dir any=''
+	for dir in "$RUN"/*/; do
+		[ -d "$dir" ] || continue
+		any=1
+		list_lab "$(basename "$dir")"
+	done
+	[ -n "$any" ] || say "no lab is up (lab.sh up two-nodes)"
+}
+
+list_lab() {
+	local lab=$1 dir=$RUN/$1 ns where addresses
+	echo "lab $lab: $(cat "$dir/topology" 2>/dev/null)"
+	[ -f "$dir/namespaces" ] || return 0
+	while read -r ns; do
+		where=${ns#"$lab"-}
+		addresses=$(ip -n "$ns" -br addr show dev eth0 2>/dev/null | awk '{ for (i = 3; i <= NF; i++) if ($i !~ /^fe80/) printf "%s ", $i }')
+		case $where in
+		*-pod*) printf '  %-10s %s\n' "${where/-pod//pod}" "$addresses" ;;
+		*) printf '  %-10s %s(%s)\n' "$where" "$addresses" "$(cat "$dir/$where/kind")" ;;
+		esac
+	done <"$dir/namespaces"
+	local flag=''
+	[ "$lab" = weft ] || flag="--lab $lab "
+	echo "try: scripts/lab.sh exec ${flag}n1/pod1 ping -c3 ADDRESS;  scripts/lab.sh exec ${flag}n1 weft show;  scripts/lab.sh down${flag:+ --lab $lab}"
+}
+
+main "$@"
