@@ -149,7 +149,7 @@ stop_all() {
 		systemctl disable -q --now weftd.service || true
 	fi
 	# One that was started by hand.
-	pid=$("$weft" status -o json 2>/dev/null | sed -n 's/^ *"pid": *\([0-9]*\).*/\1/p') || true
+	pid=$("$weft" status -o json 2>/dev/null | grep -o '"pid": *[0-9]*' | grep -o '[0-9]*$') || true
 	if [ -n "$pid" ]; then
 		say "stopping weftd (process $pid)"
 		kill_pid "$pid"

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Runs every test: formatting, lints, unit tests, and the whole-system tests in real network namespaces (as root;
+# without root those say that they are skipped). Installs what is missing.
+#
+# usage: test.sh [--quick] [-- ARGUMENTS OF cargo test]
+#   --quick   no whole-system tests, no release build
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+QUICK=''
+while [ $# -gt 0 ]; do
+	case $1 in
+	--quick) QUICK=1 ;;
+	-h | --help) usage_of "$0" && exit ;;
+	--)
+		shift
+		break
+		;;
+	*) die "unknown argument $1 (see --help)" ;;
+	esac
+	shift
+done
+
+cd "$ROOT"
+need_build
+if [ -z "$QUICK" ] && is_root; then
+	need iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark \
+		python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun \
+		containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq \
+		procps=sysctl systemd=systemd-analyze iptables=iptables curl=curl
+fi
+
+step "Formatting"
+cargo fmt --all --check
+step "Lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+step "Shell scripts and unit files"
+for script in scripts/*.sh .ci/run; do bash -n "$script"; done
+if command -v shellcheck >/dev/null; then shellcheck -x -S warning scripts/*.sh; fi
+if command -v systemd-analyze >/dev/null; then
+	# The program need not be installed for the unit to be right.
+	unit=$(mktemp -d)
+	sed 's|^ExecStart=.*|ExecStart=/bin/true|' deploy/weftd.service >"$unit/weftd.service"
+	systemd-analyze verify "$unit/weftd.service"
+	rm -r "$unit"
+fi
+if command -v cargo-deny >/dev/null; then
+	step "Licences and bans"
+	cargo deny --offline check licenses bans sources
+fi
+
+if [ -n "$QUICK" ]; then
+	step "Unit tests"
+	cargo test --workspace --exclude weft-tests --locked "$@"
+	exit
+fi
+"$ROOT/scripts/build.sh"
+export WEFT_BIN_DIR=$BIN_DIR
+step "Unit tests"
+cargo test --workspace --exclude weft-tests --locked "$@"
+step "Whole-system tests"
+# Timing matters to them more than parallelism: one at a time.
+cargo test -p weft-tests --locked "$@" -- --test-threads=1
