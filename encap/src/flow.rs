@@ -1,6 +1,8 @@
 //! What tells one flow from another: the flow cache's key, and the hash behind the VXLAN source port.
 
-use crate::{Headers, L3, L4, ipv4, ipv6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{Headers, L3, L4, MacAddr, eth, ipv4, ipv6};
 
 /// Everything that decides where a frame goes, in 64 bytes.
 ///
@@ -50,10 +52,64 @@ impl FlowKey {
         mix(low ^ SECRET[2], high ^ SECRET[3])
     }
 
+    /// What the key was made of, for reports.
+    pub fn fields(&self) -> Fields {
+        let k = &self.0;
+        let mac = |word: u64| {
+            let [a, b, c, d, e, f, ..] = word.to_be_bytes();
+            MacAddr([a, b, c, d, e, f])
+        };
+        let ethertype = (k[0] >> 16) as u16;
+        let ip = match ethertype {
+            eth::IPV4 => {
+                let v4 = |word: u64| IpAddr::V4(Ipv4Addr::from(word as u32));
+                Some((v4(k[5]), v4(k[7])))
+            }
+            eth::IPV6 => {
+                let v6 = |high: u64, low: u64| {
+                    IpAddr::V6(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)))
+                };
+                Some((v6(k[4], k[5]), v6(k[6], k[7])))
+            }
+            _ => None,
+        };
+        Fields {
+            ingress: (k[0] >> 32) as u32,
+            tci: (k[3] & 0x1_0000 != 0).then_some(k[3] as u16),
+            dst: mac(k[1]),
+            src: mac(k[2]),
+            ethertype,
+            ip,
+            proto: k[2] as u8,
+            ports: (k[0] as u16, k[1] as u16),
+        }
+    }
+
     /// The key as words.
     pub fn words(&self) -> &[u64; 8] {
         &self.0
     }
+}
+
+/// What a [`FlowKey`] was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// The caller's number of the way in.
+    pub ingress: u32,
+    /// Control word of the tag, if there was one.
+    pub tci: Option<u16>,
+    /// Destination MAC address.
+    pub dst: MacAddr,
+    /// Source MAC address.
+    pub src: MacAddr,
+    /// Ethertype behind the tag.
+    pub ethertype: u16,
+    /// Source and destination address, if IP.
+    pub ip: Option<(IpAddr, IpAddr)>,
+    /// IP protocol number, 0 unless IP.
+    pub proto: u8,
+    /// Source and destination port; identifier and type of an echo.
+    pub ports: (u16, u16),
 }
 
 /// The hash of a frame's inner flow: addresses, protocol and ports; MAC addresses and ethertype unless IP.

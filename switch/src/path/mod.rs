@@ -1,9 +1,32 @@
 //! The fast path, in the order a frame meets it.
 
+mod action;
+mod cache;
+mod flood;
+mod guard;
+mod hit;
+mod l2;
+mod limit;
+mod miss;
+mod origin;
+mod punt;
+mod route;
+
 /// Counters, one set per worker.
 pub mod counters;
+/// Learned stations, shared by all workers.
+pub mod fdb;
+/// Learned neighbours, shared by all workers.
+pub mod neighbour;
 /// Queues to ports and peers, flushed once per batch.
 pub mod out;
+/// Deciding about frames.
+pub mod process;
+/// What workers share besides the snapshot, and what they are told and asked.
+pub mod shared;
 
 pub use counters::{Counters, Total};
+pub use fdb::LearnedMac;
 pub use out::Out;
+pub use process::{Forwarder, Sink};
+pub use shared::{FlowDump, FlowTarget, Settings, Shared};

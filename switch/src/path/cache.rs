@@ -1,0 +1,276 @@
+//! The flow cache: what was decided for a flow, kept by one worker.
+//!
+//! Set-associative and of fixed size. An entry names everything its decision rests on, by generation, so it is valid
+//! exactly as long as the decision is: while the snapshot is the one it was last checked against, one comparison
+//! says so; after a publication each entry is checked once, when it is next met. A port that is added or removed
+//! invalidates nobody else's entries.
+//!
+//! Entries lie in a table that grows as flows come, up to its size: an idle cache costs address space only.
+
+use weft_encap::FlowKey;
+
+use super::action::{Action, Basis};
+use super::fdb::StationId;
+use super::origin::Origin;
+use super::process::ingress;
+use super::shared::{FlowDump, Generations, Shared};
+use crate::table::{BridgeSlot, Epoch, Generation, PeerSlot, PortSlot, Snapshot};
+
+/// Entries of a set.
+const WAYS: usize = 4;
+/// Bits of an index word that hold the entry's number plus one; the rest hold part of its hash.
+const NUMBER_BITS: u32 = 20;
+const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+
+/// A key and its hash.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lookup {
+    key: FlowKey,
+    hash: u64,
+}
+
+impl Lookup {
+    #[inline]
+    pub(super) fn new(key: FlowKey) -> Self {
+        Lookup { key, hash: key.hash() }
+    }
+}
+
+/// One worker's flows.
+#[derive(Debug)]
+pub(super) struct FlowCache {
+    /// Per set, words of part of a hash and an entry's number plus one; 0: free.
+    sets: Vec<[u32; WAYS]>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: FlowKey,
+    action: Action,
+    proof: Proof,
+    /// The source, where it was learned.
+    source: Option<StationId>,
+    hits: u64,
+    /// Seconds.
+    last_used: u32,
+}
+
+impl FlowCache {
+    /// A cache of `entries`, rounded up to a power of two; 0: nothing is ever cached.
+    pub(super) fn new(entries: usize) -> Self {
+        let entries = entries.min(NUMBER_MASK as usize / 2 + 1);
+        let sets = if entries == 0 { 0 } else { entries.div_ceil(WAYS).next_power_of_two() };
+        FlowCache { sets: vec![[0; WAYS]; sets], entries: Vec::with_capacity(sets * WAYS) }
+    }
+
+    /// The action for a flow, if it was decided and the decision still holds. Counts the hit.
+    #[inline]
+    pub(super) fn find(
+        &mut self,
+        lookup: &Lookup,
+        snapshot: &Snapshot,
+        shared: &Shared,
+        now: u32,
+    ) -> Option<Action> {
+        let set = self.sets.get(set_of(lookup.hash, self.sets.len())?)?;
+        let tag = tag_of(lookup.hash);
+        for word in set {
+            // Number 0 wraps to an index that no entry has.
+            let index = (word & NUMBER_MASK).wrapping_sub(1) as usize;
+            if word & !NUMBER_MASK != tag {
+                continue;
+            }
+            let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.key == lookup.key) else {
+                continue;
+            };
+            if !entry.proof.holds(snapshot, shared) {
+                return None;
+            }
+            entry.hits += 1;
+            entry.last_used = now;
+            if let Some(source) = entry.source {
+                shared.fdb.touch(source, now);
+            }
+            return Some(entry.action);
+        }
+        None
+    }
+
+    /// Keeps a decision. It replaces the flow's own entry, else takes a free place, else that of the flow of its set
+    /// that was idle longest.
+    pub(super) fn insert(
+        &mut self,
+        lookup: Lookup,
+        snapshot: &Snapshot,
+        origin: &Origin<'_>,
+        (action, basis): (Action, Basis),
+        (source, learned): (Option<StationId>, Generations),
+        now: u32,
+    ) {
+        let Some(set) = set_of(lookup.hash, self.sets.len()) else { return };
+        let Some(proof) = Proof::new(snapshot, origin, &action, basis, source.is_some(), learned) else {
+            return;
+        };
+        let entry = Entry { key: lookup.key, action, proof, source, hits: 0, last_used: now };
+        let words = &mut self.sets[set];
+        let index_of = |word: u32| (word & NUMBER_MASK).wrapping_sub(1) as usize;
+        let own = |word: &u32| self.entries.get(index_of(*word)).is_some_and(|old| old.key == lookup.key);
+        let way = words.iter().position(own).or_else(|| words.iter().position(|word| *word == 0));
+        let way = way.unwrap_or_else(|| {
+            let idle = |way: &usize| self.entries.get(index_of(words[*way])).map_or(0, |old| old.last_used);
+            (0..WAYS).min_by_key(idle).unwrap_or(0)
+        });
+        if words[way] == 0 {
+            // At most one entry per word exists, so the number fits.
+            self.entries.push(entry);
+            words[way] = tag_of(lookup.hash) | self.entries.len() as u32;
+        } else {
+            let index = index_of(words[way]);
+            words[way] = tag_of(lookup.hash) | (words[way] & NUMBER_MASK);
+            self.entries[index] = entry;
+        }
+    }
+
+    /// Up to `limit` flows, the latest used first.
+    pub(super) fn dump(&self, worker: usize, limit: usize, now: u32) -> Vec<FlowDump> {
+        let mut entries: Vec<&Entry> = self.entries.iter().collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.last_used));
+        entries.into_iter().take(limit).map(|entry| entry.dump(worker, now)).collect()
+    }
+}
+
+impl Entry {
+    fn dump(&self, worker: usize, now: u32) -> FlowDump {
+        let fields = self.key.fields();
+        FlowDump {
+            worker,
+            ingress: ingress(fields.ingress),
+            tci: fields.tci,
+            src_mac: fields.src,
+            dst_mac: fields.dst,
+            ethertype: fields.ethertype,
+            ip: fields.ip,
+            proto: fields.proto,
+            src_port: fields.ports.0,
+            dst_port: fields.ports.1,
+            target: self.action.target,
+            routed: self.action.macs.is_some(),
+            hits: self.hits,
+            idle_seconds: now.saturating_sub(self.last_used),
+        }
+    }
+}
+
+#[inline]
+fn set_of(hash: u64, sets: usize) -> Option<usize> {
+    // A power of two, or none.
+    Some(hash as usize & sets.checked_sub(1)?)
+}
+
+#[inline]
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 32) as u32 & !NUMBER_MASK
+}
+
+/// What a decision was made from. It holds while all of it is unchanged.
+#[derive(Debug)]
+struct Proof {
+    /// The snapshot it was last checked against.
+    epoch: Epoch,
+    bridge: (BridgeSlot, Generation),
+    /// Ports on the way in and out; a segment's port stands before its peer.
+    ports: [Option<(PortSlot, Generation)>; 2],
+    /// Peers on the way in and out.
+    peers: [Option<(PeerSlot, Generation)>; 2],
+    basis: Basis,
+    /// Generation of learned stations, where one is the source or the target.
+    stations: Option<u64>,
+    /// Generation of learned neighbours, where one is the target.
+    neighbours: Option<u64>,
+}
+
+impl Proof {
+    fn new(
+        snapshot: &Snapshot,
+        origin: &Origin<'_>,
+        action: &Action,
+        basis: Basis,
+        learned_source: bool,
+        learned: Generations,
+    ) -> Option<Self> {
+        use super::shared::FlowTarget;
+        use crate::table::PeerMode;
+
+        let port_out = |slot| snapshot.ports.get(slot).map(|port| (slot, port.generation));
+        let (out_port, out_peer) = match action.target {
+            FlowTarget::Port(slot) => (Some(port_out(slot)?), None),
+            FlowTarget::Peer(slot) => {
+                let peer = snapshot.tunnels.get(slot)?;
+                let port = match peer.mode {
+                    PeerMode::Segment { port } => Some(port_out(port)?),
+                    PeerMode::Routed { .. } => None,
+                };
+                (port, Some((slot, peer.generation)))
+            }
+        };
+        // A routed frame to a station behind a segment rests on where that station was learned, too.
+        let learned_target =
+            matches!(basis, Basis::Learned(..)) || (out_peer.is_some() && out_port.is_some());
+        Some(Proof {
+            epoch: snapshot.epoch,
+            bridge: (origin.bridge.slot, origin.bridge.generation),
+            ports: [origin.port.map(|port| (port.slot, port.generation)), out_port],
+            peers: [origin.peer.map(|peer| (peer.slot, peer.generation)), out_peer],
+            basis,
+            stations: (learned_source || learned_target).then_some(learned.stations),
+            neighbours: matches!(basis, Basis::LearnedNeighbour(_)).then_some(learned.neighbours),
+        })
+    }
+
+    #[inline]
+    fn holds(&mut self, snapshot: &Snapshot, shared: &Shared) -> bool {
+        if self.stations.is_some_and(|generation| generation != shared.fdb.generation())
+            || self.neighbours.is_some_and(|generation| generation != shared.neighbours.generation())
+        {
+            return false;
+        }
+        if self.epoch == snapshot.epoch {
+            return true;
+        }
+        let holds = self.holds_in(snapshot);
+        if holds {
+            self.epoch = snapshot.epoch;
+        }
+        holds
+    }
+
+    /// The full check, once per entry and publication.
+    #[cold]
+    fn holds_in(&self, snapshot: &Snapshot) -> bool {
+        let port_holds =
+            |(slot, generation)| snapshot.ports.get(slot).is_some_and(|port| port.generation == generation);
+        let peer_holds =
+            |(slot, generation)| snapshot.tunnels.get(slot).is_some_and(|peer| peer.generation == generation);
+        let Some(bridge) = snapshot.bridges.get(self.bridge.0) else { return false };
+        let neighbour = |ip| bridge.router.as_ref().and_then(|router| router.neighbours.get(&ip));
+        let basis_holds = match self.basis {
+            Basis::Bridge => true,
+            Basis::Static(vlan, mac, target) => bridge.statics.get(&(vlan, mac)) == Some(&target),
+            Basis::Learned(vlan, mac) => !bridge.statics.contains_key(&(vlan, mac)),
+            Basis::Neighbour(ip, mac) => {
+                // The port is checked as the way out.
+                neighbour(ip).is_some_and(|found| found.mac == mac && self.leaves_by(found.port))
+            }
+            Basis::LearnedNeighbour(ip) => neighbour(ip).is_none(),
+        };
+        basis_holds
+            && bridge.generation == self.bridge.1
+            && self.ports.into_iter().flatten().all(port_holds)
+            && self.peers.into_iter().flatten().all(peer_holds)
+    }
+
+    fn leaves_by(&self, port: PortSlot) -> bool {
+        self.ports[1].is_some_and(|(slot, _)| slot == port)
+    }
+}
