@@ -88,6 +88,7 @@ fn exercise(frame: &[u8], vnet: &VnetHdr) {
     if headers.l4 != L4::None && !headers.is_fragment() && !headers.source_routed {
         assert!(matches!(checksum::state(&copy, &headers), State::Verified | State::NoChecksum), "{state:?}");
     }
+    let _ = { *vnet }.admit(&mut frame.to_vec(), &headers);
     let mut out = vec![0; 70_000];
     if let Ok(gso) = vnet.validate(&headers)
         && let Ok(plan) = Plan::new(&headers, gso)

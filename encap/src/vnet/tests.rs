@@ -103,3 +103,45 @@ fn wire_length_of_a_superframe_is_that_of_a_segment() {
     assert_eq!(Gso::Tcp { size: 1398 }.l3_len(&tcp), 1450);
     assert_eq!(Gso::None.l3_len(&tcp), 5052);
 }
+
+#[test]
+fn a_tunnel_inside_the_pod_is_completed() {
+    // As captured: VXLAN device over a TAP, outer UDP without checksum, csum_start at the inner L4 header.
+    for (inner, field) in [(Spec::tcp4(vec![7; 33]), 16), (Spec::udp4(vec![7; 33]).v6(), 6)] {
+        let mut inside = inner.build();
+        let inner_headers = parse(&inside).unwrap();
+        checksum::owe(&mut inside, &inner_headers);
+        let mut frame = Spec::udp4([&[8, 0, 0, 0, 0, 0, 5, 0][..], &inside].concat()).build();
+        frame[40..42].fill(0);
+        let headers = parse(&frame).unwrap();
+        let start = 50 + inner_headers.l4_at;
+        let asked = VnetHdr { flags: NEEDS_CSUM, csum_start: start, csum_offset: field, ..VnetHdr::NONE };
+        let mut vnet = asked;
+        assert_eq!(vnet.admit(&mut frame, &headers), Ok(Gso::None));
+        assert_eq!(vnet, VnetHdr::NONE);
+        assert_eq!(frame[50..], inner.build());
+        let refused = [
+            VnetHdr { csum_start: 40, ..asked },
+            VnetHdr { csum_start: headers.l3_end as u16 - field - 1, ..asked },
+            VnetHdr { csum_offset: 8, ..asked },
+            VnetHdr { gso_type: GSO_UDP_L4, gso_size: 10, ..asked },
+        ];
+        for mut vnet in refused {
+            let before = frame.clone();
+            assert_eq!(vnet.admit(&mut frame, &headers), Err(Reason::BadVnetHeader), "{vnet:?}");
+            assert_eq!(frame, before);
+        }
+    }
+}
+
+#[test]
+fn admitted_headers_are_rebuilt() {
+    let mut frame = Spec::tcp4(vec![0; 5000]).build();
+    let headers = parse(&frame).unwrap();
+    let mut vnet = VnetHdr { flags: NEEDS_CSUM | DATA_VALID, hdr_len: 3, num_buffers: 9, ..TSO4 };
+    assert_eq!(vnet.admit(&mut frame, &headers), Ok(Gso::Tcp { size: 1398 }));
+    assert_eq!(vnet, TSO4);
+    let mut vnet = VnetHdr { flags: DATA_VALID, hdr_len: 20, csum_start: 5, ..VnetHdr::NONE };
+    assert_eq!(vnet.admit(&mut frame, &headers), Ok(Gso::None));
+    assert_eq!(vnet, VnetHdr::NONE);
+}
