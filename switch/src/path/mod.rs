@@ -11,9 +11,13 @@ mod miss;
 mod origin;
 mod punt;
 mod route;
+/// The loop: wait, receive a batch, process it, flush.
+mod worker;
 
 /// Counters, one set per worker.
 pub mod counters;
+/// The handle by which control drives the workers.
+pub mod dataplane;
 /// Learned stations, shared by all workers.
 pub mod fdb;
 /// Learned neighbours, shared by all workers.
@@ -25,8 +29,9 @@ pub mod process;
 /// What workers share besides the snapshot, and what they are told and asked.
 pub mod shared;
 
-pub use counters::{Counters, Total};
-pub use fdb::LearnedMac;
+pub use counters::{Counters, Drops, PeerCounters, PortCounters, Total, Totals};
+pub use dataplane::{Dataplane, DataplaneConfig};
+pub use fdb::{LearnedMac, Station};
 pub use out::Out;
 pub use process::{Forwarder, Sink};
 pub use shared::{FlowDump, FlowTarget, Settings, Shared};

@@ -1,0 +1,372 @@
+//! The handle by which control drives the workers: start, publish, wait, ask, stop.
+//!
+//! A publication is done when every worker has *acknowledged* it: it then forwards by the new snapshot and has taken
+//! the descriptors that are gone out of its poll. Publishing wakes sleepers, so that takes no longer than a batch or a
+//! wake-up. Until then this handle holds the old snapshots: no worker ever drops the last reference of a device. They
+//! are dropped on a thread of their own, because closing a TAP blocks for 16 to 20 ms.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use weft_encap::{MacAddr, VlanId};
+use weft_sys::machine::monotonic_ns;
+
+use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
+use super::fdb::LearnedMac;
+use super::shared::{FlowDump, Settings, Shared};
+use super::{process, worker};
+use crate::table::{BridgeSlot, Epoch, Generation, PeerSlot, PortSlot, Snapshot};
+
+/// Called from a worker when there is something for control to look at, see [`Dataplane::lost_ports`]. Must be quick
+/// and must not block.
+pub type Notify = Arc<dyn Fn() + Send + Sync>;
+
+/// How the data plane is made.
+#[derive(Clone)]
+pub struct DataplaneConfig {
+    /// Worker threads. One is enough for a few cores: ports are spread over workers, each of which spins.
+    pub workers: usize,
+    /// How long a worker looks for more after its last frame before it sleeps, in microseconds, 0 to [`MAX_SPIN_US`].
+    /// Less than 50 but not 0 costs more than it gives.
+    pub spin_us: u32,
+    /// Entries of each worker's flow cache.
+    pub cache_entries: usize,
+    /// Most learned stations over all bridges.
+    pub stations: usize,
+    /// Frames of each worker's pool, about 67 KB of address space each; memory is used only as far as frames fill it.
+    pub pool_frames: usize,
+    /// Tells control that a port was lost.
+    pub notify: Option<Notify>,
+}
+
+/// Longest spin, in microseconds.
+pub const MAX_SPIN_US: u32 = 200;
+
+/// Fewest frames of a pool: a batch, a tunnel's superframes in the making, and some copies.
+const MIN_POOL_FRAMES: usize = 256;
+
+impl Default for DataplaneConfig {
+    /// One worker; a spin of 100 microseconds where another CPU can run the pods meanwhile, else none.
+    fn default() -> Self {
+        let spin_us = if weft_sys::machine::cpus() > 1 { 100 } else { 0 };
+        DataplaneConfig {
+            workers: 1,
+            spin_us,
+            cache_entries: 65_536,
+            stations: 65_536,
+            pool_frames: 2048,
+            notify: None,
+        }
+    }
+}
+
+impl fmt::Debug for DataplaneConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataplaneConfig")
+            .field("workers", &self.workers)
+            .field("spin_us", &self.spin_us)
+            .field("cache_entries", &self.cache_entries)
+            .field("stations", &self.stations)
+            .field("pool_frames", &self.pool_frames)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Dataplane {
+    plane: Arc<Plane>,
+    workers: Vec<Running>,
+    tables: Arc<Shared>,
+    retired: Mutex<Vec<Arc<Snapshot>>>,
+    reaper: Option<(mpsc::Sender<Arc<Snapshot>>, JoinHandle<()>)>,
+    base: Mutex<Bases>,
+}
+
+/// What counters stood at when their slot was given to its present owner.
+#[derive(Debug, Default)]
+struct Bases {
+    ports: HashMap<PortSlot, PortCounters>,
+    peers: HashMap<PeerSlot, PeerCounters>,
+}
+
+#[derive(Debug)]
+struct Running {
+    post: Arc<Post>,
+    thread: JoinHandle<()>,
+}
+
+/// What all workers and the handle share.
+pub(super) struct Plane {
+    /// The newest snapshot.
+    pub(super) snapshot: ArcSwap<Snapshot>,
+    /// Its epoch, to be compared once per batch.
+    pub(super) epoch: AtomicU64,
+    pub(super) stop: AtomicBool,
+    acknowledged: Mutex<()>,
+    progress: Condvar,
+    lost: Mutex<Vec<(PortSlot, Generation)>>,
+    notify: Option<Notify>,
+}
+
+/// One worker's letter box.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) counters: Counters,
+    pub(super) acknowledged: AtomicU64,
+    pub(super) waker: mio::Waker,
+    pub(super) questions: Mutex<Vec<Question>>,
+}
+
+/// What is asked of a worker.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) limit: usize,
+    pub(super) answer: mpsc::Sender<Vec<FlowDump>>,
+}
+
+impl Dataplane {
+    /// Starts the workers, with an empty snapshot of epoch 0.
+    ///
+    /// # Errors
+    /// When threads or descriptors cannot be made.
+    pub fn start(config: &DataplaneConfig) -> io::Result<Self> {
+        let plane = Arc::new(Plane {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            epoch: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            acknowledged: Mutex::new(()),
+            progress: Condvar::new(),
+            lost: Mutex::default(),
+            notify: config.notify.clone(),
+        });
+        let tables = Arc::new(Shared::new(config.stations));
+        let (sender, retired) = mpsc::channel();
+        let reaper = std::thread::Builder::new().name("weft-reaper".to_owned()).spawn(move || {
+            retired.into_iter().for_each(drop);
+        })?;
+        let mut dataplane = Dataplane {
+            plane,
+            workers: Vec::new(),
+            tables,
+            retired: Mutex::default(),
+            reaper: Some((sender, reaper)),
+            base: Mutex::default(),
+        };
+        for id in 0..config.workers.max(1) {
+            // On an error the handle's drop stops those that run.
+            let running = dataplane.start_worker(id, config)?;
+            dataplane.workers.push(running);
+        }
+        Ok(dataplane)
+    }
+
+    fn start_worker(&self, id: usize, config: &DataplaneConfig) -> io::Result<Running> {
+        let seat = worker::Seat {
+            id,
+            workers: config.workers.max(1),
+            spin_ns: u64::from(config.spin_us.min(MAX_SPIN_US)) * 1000,
+            pool_frames: config.pool_frames.max(MIN_POOL_FRAMES),
+            settings: Settings { cache_entries: config.cache_entries },
+        };
+        let poll = mio::Poll::new()?;
+        let post = Arc::new(Post {
+            counters: Counters::new(),
+            acknowledged: AtomicU64::new(0),
+            waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
+            questions: Mutex::default(),
+        });
+        let (plane, letters, tables) = (Arc::clone(&self.plane), Arc::clone(&post), Arc::clone(&self.tables));
+        let thread = std::thread::Builder::new()
+            .name(format!("weft-w{id}"))
+            .spawn(move || worker::run(&seat, poll, plane, letters, tables))?;
+        Ok(Running { post, thread })
+    }
+
+    /// Makes `snapshot` what workers forward by. Its epoch must be higher than the last one's.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        let epoch = snapshot.epoch;
+        let old = self.plane.snapshot.swap(snapshot);
+        lock(&self.retired).push(old);
+        // Release: a worker that sees the number finds at least this snapshot behind the pointer.
+        self.plane.epoch.store(epoch, Ordering::Release);
+        self.wake_all();
+        self.reap();
+    }
+
+    /// The lowest epoch that a worker may still forward by.
+    pub fn acknowledged(&self) -> Epoch {
+        // Acquire: what the worker did before it acknowledged has happened for whoever acts on the number.
+        let lowest = self.workers.iter().map(|w| w.post.acknowledged.load(Ordering::Acquire)).min();
+        lowest.unwrap_or_else(|| self.plane.epoch.load(Ordering::Acquire))
+    }
+
+    /// Blocks until every worker has acknowledged `epoch`; false when that takes longer than `timeout`.
+    pub fn wait(&self, epoch: Epoch, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut guard = lock(&self.plane.acknowledged);
+        while self.acknowledged() < epoch {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            guard = self.plane.progress.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(guard);
+        self.reap();
+        true
+    }
+
+    /// Counts for the node as a whole.
+    pub fn totals(&self) -> Totals {
+        Totals::sum(self.counters())
+    }
+
+    /// A port's counts since its slot was last [reset](Self::reset_port).
+    pub fn port_counters(&self, slot: PortSlot) -> PortCounters {
+        self.raw_port(slot).since(&lock(&self.base).ports.get(&slot).copied().unwrap_or_default())
+    }
+
+    /// A peer's counts since its slot was last [reset](Self::reset_peer).
+    pub fn peer_counters(&self, slot: PeerSlot) -> PeerCounters {
+        self.raw_peer(slot).since(&lock(&self.base).peers.get(&slot).copied().unwrap_or_default())
+    }
+
+    /// What died of what came by tunnels, strangers' packets included.
+    pub fn tunnel_drops(&self) -> Drops {
+        let mut sum = Drops::default();
+        self.counters().for_each(|counters| sum.merge(&counters.tunnel_drops()));
+        sum
+    }
+
+    /// Lets a port's counters start from zero and forgets what was learned behind it: its slot gets a new owner.
+    pub fn reset_port(&self, bridge: BridgeSlot, slot: PortSlot) {
+        self.tables.forget_port(bridge, slot);
+        let base = self.raw_port(slot);
+        lock(&self.base).ports.insert(slot, base);
+    }
+
+    /// Lets a peer's counters start from zero: its slot gets a new owner.
+    pub fn reset_peer(&self, slot: PeerSlot) {
+        let base = self.raw_peer(slot);
+        lock(&self.base).peers.insert(slot, base);
+    }
+
+    /// The learned stations.
+    pub fn learned(&self) -> Vec<LearnedMac> {
+        self.tables.fdb.dump(process::seconds(monotonic_ns()))
+    }
+
+    /// Forgets learned stations of a bridge: all, those behind a port, or one. Says how many.
+    pub fn flush_learned(
+        &self,
+        bridge: BridgeSlot,
+        port: Option<PortSlot>,
+        station: Option<(Option<VlanId>, MacAddr)>,
+    ) -> usize {
+        self.tables.fdb.flush(bridge, port, station)
+    }
+
+    /// Up to `limit` cached flows of each worker. Blocks until the workers have answered, a second at most.
+    pub fn flows(&self, limit: usize) -> Vec<FlowDump> {
+        let (answer, answers) = mpsc::channel();
+        for worker in &self.workers {
+            lock(&worker.post.questions).push(Question { limit, answer: answer.clone() });
+        }
+        drop(answer);
+        self.wake_all();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        std::iter::from_fn(|| answers.recv_timeout(left()).ok()).flatten().collect()
+    }
+
+    /// Ports whose link was deleted, since the last call. Their descriptors are no longer watched.
+    pub fn lost_ports(&self) -> Vec<(PortSlot, Generation)> {
+        std::mem::take(&mut lock(&self.plane.lost))
+    }
+
+    /// Stops the workers and drops every snapshot.
+    pub fn shutdown(self) {}
+
+    /// Hands what every worker has let go of to the reaper.
+    fn reap(&self) {
+        let acknowledged = self.acknowledged();
+        let Some((reaper, _)) = &self.reaper else { return };
+        for snapshot in lock(&self.retired).extract_if(.., |snapshot| snapshot.epoch < acknowledged) {
+            // It fails only when the reaper is gone; then the snapshot is dropped here.
+            let _ = reaper.send(snapshot);
+        }
+    }
+
+    fn raw_port(&self, slot: PortSlot) -> PortCounters {
+        let mut sum = PortCounters::default();
+        self.counters().for_each(|counters| sum.merge(&counters.port(slot)));
+        sum
+    }
+
+    fn raw_peer(&self, slot: PeerSlot) -> PeerCounters {
+        let mut sum = PeerCounters::default();
+        self.counters().for_each(|counters| sum.merge(&counters.peer(slot)));
+        sum
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.workers.iter().map(|worker| &worker.post.counters)
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            // It fails only when the counter behind it is full: then the worker is awake already.
+            let _ = worker.post.waker.wake();
+        }
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        // Release pairs with the worker's acquire; nothing else is handed over by it.
+        self.plane.stop.store(true, Ordering::Release);
+        self.wake_all();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has aborted the process.
+            let _ = worker.thread.join();
+        }
+        self.plane.snapshot.store(Arc::default());
+        lock(&self.retired).clear();
+        if let Some((sender, thread)) = self.reaper.take() {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Plane {
+    /// A worker has acknowledged.
+    pub(super) fn progressed(&self) {
+        // Taking the lock orders this after the check of a waiter that is about to sleep.
+        drop(lock(&self.acknowledged));
+        self.progress.notify_all();
+    }
+
+    /// A worker has lost a port.
+    pub(super) fn lost(&self, slot: PortSlot, generation: Generation) {
+        lock(&self.lost).push((slot, generation));
+        if let Some(notify) = &self.notify {
+            notify();
+        }
+    }
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plane").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// Nothing behind these locks can be left half done.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
