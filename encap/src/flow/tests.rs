@@ -43,7 +43,7 @@ fn what_needs_a_look_each_time_has_no_key() {
     ipv4::fill_checksum(&mut frame[14..34]);
     assert_eq!(FlowKey::new(1, &parse(&frame).unwrap(), &frame), None);
     let mut out = [0u8; 100];
-    let mac = crate::MacAddr([2, 0, 0, 0, 0, 1]);
+    let mac = MacAddr([2, 0, 0, 0, 0, 1]);
     let len =
         crate::build::arp::request(&mut out, (mac, [10, 0, 0, 1].into()), [10, 0, 0, 2].into()).unwrap();
     assert_eq!(FlowKey::new(1, &parse(&out[..len]).unwrap(), &out[..len]), None);

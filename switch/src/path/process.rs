@@ -147,17 +147,22 @@ fn forward<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Fram
 /// What every frame must pass: its headers parse, and its vnet header agrees with them.
 ///
 /// Bytes behind the IP packet are cut off: they would count into no MTU, and a kernel would take those of a
-/// superframe for payload. What a port claims about checksums is kept only where it was checked.
+/// superframe for payload. What a port claims about checksums is kept only where it was checked; the inner one of a
+/// tunnel that runs in a pod is computed here.
 #[inline]
 fn admit(frame: &mut Frame) -> Result<(Headers, Gso), Reason> {
     let headers = parse(frame.bytes())?;
-    let gso = frame.vnet.validate(&headers)?;
     if frame.len() > headers.l3_end as usize {
         frame.set_len(headers.l3_end as usize);
     }
-    if matches!(frame.ingress, Ingress::Port(_)) && frame.vnet != VnetHdr::NONE {
-        frame.vnet = VnetHdr::describe(&headers, gso, frame.vnet.needs_csum());
-    }
+    let gso = if matches!(frame.ingress, Ingress::Port(_)) && frame.vnet != VnetHdr::NONE {
+        let mut vnet = frame.vnet;
+        let gso = vnet.admit(frame.bytes_mut(), &headers)?;
+        frame.vnet = vnet;
+        gso
+    } else {
+        frame.vnet.validate(&headers)?
+    };
     Ok((headers, gso))
 }
 
