@@ -41,7 +41,10 @@ pub enum ClientError {
         cause: io::Error,
     },
     /// The socket is there but cannot be used by this user.
-    #[error("cannot reach weftd at {}: {cause}", path.display())]
+    #[error(
+        "cannot reach weftd at {}: {cause}; the socket is for root, and the group if one is configured",
+        path.display()
+    )]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -246,8 +249,10 @@ impl BlockingClient {
     pub fn wait_ready(&self, limit: Duration) -> Result<Status, ClientError> {
         let end = Instant::now() + limit;
         loop {
-            let result = self.get::<Status>(paths::STATUS);
-            match result {
+            // One slow answer must not outlast the limit by much.
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+            let client = self.client.clone().with_timeout(self.client.timeout.min(left));
+            match self.runtime.block_on(client.get::<Status>(paths::STATUS)) {
                 Ok(status) if status.ready => return Ok(status),
                 // Waiting does not mend these.
                 Err(error @ (ClientError::Connect { .. } | ClientError::Malformed { .. })) => {

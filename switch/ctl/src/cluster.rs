@@ -36,7 +36,7 @@ pub(crate) enum ClusterError {
     Value { node: String, text: String, expected: &'static str },
     #[error("nodes {a} and {b} have the same {what} {value}")]
     Twice { a: String, b: String, what: &'static str, value: String },
-    #[error("there is no node named {name}; known are: {known}")]
+    #[error("this machine shall be node {name}, which is not among {known}; name one of them with --node")]
     NoSuchNode { name: String, known: String },
     #[error("the existing file is not a cluster file: {0}; mend it or move it away")]
     Existing(toml::de::Error),
@@ -84,11 +84,12 @@ pub(crate) fn import(
     }
     let mut cluster = old.cluster.clone();
     if let Some(name) = own {
-        if !nodes.iter().any(|node| node.name == name) {
-            let known = nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(ClusterError::NoSuchNode { name: name.to_owned(), known });
-        }
         cluster.insert("node".to_owned(), name.into());
+    }
+    let own = cluster.get("node").and_then(toml::Value::as_str);
+    if let Some(name) = own.filter(|name| !nodes.iter().any(|node| node.name == *name)) {
+        let known = nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(ClusterError::NoSuchNode { name: name.to_owned(), known });
     }
     let count = nodes.len();
     let text = toml::to_string(&File { cluster, node: nodes }).map_err(ClusterError::Toml)?;

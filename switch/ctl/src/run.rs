@@ -20,14 +20,14 @@ pub(crate) fn run(args: Vec<OsString>, out: &mut impl Write) -> Exit {
     };
     let mut session = Session::new(line.settings.clone());
     let exit = execute(&line, &mut session).unwrap_or_else(|error| {
-        eprintln!("weft: {error:#}");
+        complain(&format!("{error:#}"));
         if error.is::<UsageError>() { Exit::Usage } else { Exit::Failed }
     });
     match out.write_all(session.take_output().as_bytes()).and_then(|()| out.flush()) {
         // Whoever read has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit,
         Err(error) => {
-            eprintln!("weft: cannot print: {error}");
+            complain(&format!("cannot print: {error}"));
             Exit::Failed
         }
         Ok(()) => exit,
@@ -54,6 +54,11 @@ fn execute(line: &Line, session: &mut Session) -> anyhow::Result<Exit> {
         exit = exit.max(verb.verb().run(session)?);
     }
     Ok(exit)
+}
+
+/// One line on stderr, where a closed pipe is no reason to panic.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "weft: {message}");
 }
 
 /// Names the command that a refusal is about, where there are several.

@@ -59,8 +59,13 @@ fn other_input_is_refused() {
     assert!(failed(r#"{"kind":"Pod"}"#).contains("kind Pod"));
     assert!(failed(r#"{"kind":"List","items":[{"kind":"Pod"}]}"#).contains("kind Pod"));
     assert!(failed("[1]").contains("kind unknown"));
-    let error = import(NODES.as_bytes(), None, Some("n3")).unwrap_err().to_string();
-    assert_eq!(error, "there is no node named n3; known are: n1, n2");
+    for (existing, own) in [(None, Some("n3")), (Some("[cluster]\nnode = \"n3\""), None)] {
+        let error = import(NODES.as_bytes(), existing, own).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "this machine shall be node n3, which is not among n1, n2; name one of them with --node"
+        );
+    }
 }
 
 #[test]
