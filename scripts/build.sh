@@ -5,6 +5,7 @@
 # usage: build.sh [--help]
 
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 case ${1:-} in
 -h | --help) usage_of "$0"; exit ;;

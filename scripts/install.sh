@@ -11,6 +11,7 @@
 #   --keep-state   leave /var/lib/weft
 
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 PREFIX=/usr/local TARGET='' UNINSTALL='' KEEP_STATE=''

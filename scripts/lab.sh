@@ -20,6 +20,7 @@
 # wired by the plugin, called as a container runtime does. `lab.sh exec n1 weft show` speaks to that node's daemon.
 
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 LAB=${WEFT_LAB:-weft}
@@ -78,7 +79,7 @@ up() {
 	*) die "unknown topology $topology; there are: $(topologies | awk '{ printf "%s ", $1 }')" ;;
 	esac
 	[[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"
-	[[ $PODS =~ ^[0-9]+$ ]] && [ "$PODS" -le 200 ] || die "--pods takes 0 to 200"
+	[[ $PODS =~ ^(1?[0-9]?[0-9]|200)$ ]] || die "--pods takes 0 to 200"
 	[ -z "$IPV6$UNDERLAY6" ] || [ "$MTU" -ge 1350 ] || die "--mtu below 1350 leaves pods less than the 1280 that IPv6 needs"
 	need_root
 	need iproute2=ip procps=sysctl

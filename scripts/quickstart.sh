@@ -11,6 +11,7 @@
 # As root, on Debian or the like. WEFT_INSTALL_RUST=1 lets it install Rust where there is none.
 
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 KEEP='' JSON='' ROUNDS=5 SECONDS_EACH=3 ADDS=21
@@ -72,12 +73,12 @@ make_labs() {
 	"$ROOT/scripts/lab.sh" up kernel-nodes --lab $K --ipv6 --cc "$CC" >&2
 	local lab
 	for lab in $W $K; do
-		in_ns $lab-n1-pod2 iperf3 -s -D
-		in_ns $lab-n2-pod1 iperf3 -s -D
+		in_ns "$lab-n1-pod2" iperf3 -s -D
+		in_ns "$lab-n2-pod1" iperf3 -s -D
 	done
 	# Both sides' pods must differ in nothing but what carries their packets.
 	local mtus
-	mtus=$(for lab in $W $K; do in_ns $lab-n1-pod1 cat /sys/class/net/eth0/mtu; done | sort -u)
+	mtus=$(for lab in $W $K; do in_ns "$lab-n1-pod1" cat /sys/class/net/eth0/mtu; done | sort -u)
 	[ "$(wc -l <<<"$mtus")" = 1 ] || die "pod MTUs differ: $mtus"
 	POD_MTU=$mtus
 }
@@ -121,12 +122,12 @@ measure_round() {
 	local labs="$W $K" lab
 	[ $(($1 % 2)) = 1 ] || labs="$K $W"
 	for lab in $labs; do
-		tcp $lab 1 2 >>"$DIR/$lab.same.tcp"
-		rtt $lab 1 2 >>"$DIR/$lab.same.rtt"
+		tcp "$lab" 1 2 >>"$DIR/$lab.same.tcp"
+		rtt "$lab" 1 2 >>"$DIR/$lab.same.rtt"
 	done
 	for lab in $labs; do
-		tcp $lab 2 1 >>"$DIR/$lab.across.tcp"
-		rtt $lab 2 1 >>"$DIR/$lab.across.rtt"
+		tcp "$lab" 2 1 >>"$DIR/$lab.across.tcp"
+		rtt "$lab" 2 1 >>"$DIR/$lab.across.rtt"
 	done
 	say "  round $1/$ROUNDS, TCP Gbit/s: same node $(tail -n1 "$DIR/$W.same.tcp") (kernel $(tail -n1 "$DIR/$K.same.tcp"))," \
 		"across nodes $(tail -n1 "$DIR/$W.across.tcp") (kernel $(tail -n1 "$DIR/$K.across.tcp"))"
