@@ -75,14 +75,15 @@ struct ValidAttachment {
 }
 
 impl Config {
-    /// Decodes stdin. `version` is set to what the configuration claims, for errors.
-    pub(crate) fn parse(stdin: &[u8], version: &mut Option<String>) -> Result<Config, CniError> {
-        let config: Config = serde_json::from_slice(stdin).map_err(|error| {
-            CniError::new(
-                code::DECODE,
-                format!("the network configuration on stdin does not decode: {error}"),
-            )
-        })?;
+    /// Decodes stdin. `version` is set to what the configuration claims, for errors. DEL needs so little of it that a
+    /// mistake elsewhere, which made ADD fail, does not make DEL fail as well.
+    pub(crate) fn parse(stdin: &[u8], verb: Verb, version: &mut Option<String>) -> Result<Config, CniError> {
+        let config: Config = serde_json::from_slice(stdin)
+            .or_else(|error| if verb == Verb::Del { essentials(stdin) } else { Err(error) })
+            .map_err(|error| {
+                let msg = format!("the network configuration on stdin does not decode: {error}");
+                CniError::new(code::DECODE, msg)
+            })?;
         *version = config.cni_version.clone();
         let name = config.network();
         if name.is_empty() {
@@ -220,6 +221,13 @@ impl Config {
     fn cni_args(&self) -> Option<&CniArgs> {
         self.args.as_ref()?.cni.as_ref()
     }
+}
+
+/// Only the keys that DEL needs.
+fn essentials(stdin: &[u8]) -> serde_json::Result<Config> {
+    let mut all: serde_json::Map<String, Value> = serde_json::from_slice(stdin)?;
+    all.retain(|key, _| matches!(key.as_str(), "cniVersion" | "name" | "socket" | "queueDir" | "ipam"));
+    serde_json::from_value(Value::Object(all))
 }
 
 /// A list that may be null (as Go writes an empty one), told apart from an absent one.

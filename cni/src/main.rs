@@ -65,7 +65,7 @@ fn run(version: &mut Option<String>) -> Answer {
         return Ok(Some(verb::version::run()));
     }
     let stdin = read_stdin()?;
-    let config = Config::parse(&stdin, version)?;
+    let config = Config::parse(&stdin, env.verb, version)?;
     env.validate()?;
     let call = verb::Call { version: config.checked_version(env.verb)?, env, config, stdin };
     match call.env.verb {

@@ -105,7 +105,10 @@ fn del_succeeds_whatever_is_missing() {
         bench.run("DEL", &delegated(&bench, "1.0.0"), &env).succeeded();
         assert_eq!(daemon.seen().last().unwrap().1, fds, "{env:?}");
     }
-    assert_eq!(bench.ipam_calls(), ["DEL"; 5]);
+    let mut broken = delegated(&bench, "1.0.0");
+    (broken["mtu"], broken["prevResult"]) = (json!("big"), json!("nonsense"));
+    bench.run("DEL", &broken, &[]).succeeded();
+    assert_eq!(bench.ipam_calls(), ["DEL"; 6]);
     assert!(bench.queued().is_empty());
 }
 

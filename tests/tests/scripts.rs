@@ -1,0 +1,117 @@
+//! The scripts that need no daemon to be judged: help, labs that are removed whole, the unit file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use weft_tests::{Context, Result, as_root, bail, ensure};
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").join("scripts")
+}
+
+/// Runs `lab.sh`; its standard output, or an error with all it said.
+fn lab(args: &[&str], bin_dir: &Path) -> Result<String> {
+    let mut command = Command::new(scripts().join("lab.sh"));
+    command.args(args).env("WEFT_BIN_DIR", bin_dir).env("WEFT_LAB", "wtlab");
+    weft_tests::ns::output(command)
+}
+
+fn leftovers() -> Result<String> {
+    let names = weft_tests::ns::run("ip", &["netns", "list"])?;
+    let names: Vec<&str> = names.lines().filter(|line| line.starts_with("wtlab-")).collect();
+    let state = Path::new("/run/weft-lab/wtlab").exists();
+    Ok(if state { format!("{names:?} and /run/weft-lab/wtlab") } else { names.join(" ") })
+}
+
+#[test]
+fn every_script_prints_its_help() -> Result<()> {
+    for entry in std::fs::read_dir(scripts())? {
+        let path = entry?.path();
+        if path.ends_with("lib.sh") {
+            continue;
+        }
+        let output = Command::new(&path).arg("--help").output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{}: {output:?}", path.display());
+        let name = path.file_name().context("a script has a name")?.to_string_lossy().into_owned();
+        ensure!(text.contains(&name), "{}: {text}", path.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lab_works_and_goes_away() {
+    as_root(|| {
+        let none = Path::new("/nonexistent");
+        let up = lab(&["up", "kernel-nodes", "--pods", "1", "--ipv6", "--mtu", "1600", "--underlay6"], none)?;
+        let checked = (|| {
+            ensure!(up.contains("n2/pod1"), "{up}");
+            lab(&["exec", "n1/pod1", "ping", "-c1", "-W3", "10.244.2.2"], none)?;
+            let mtu = lab(&["exec", "n2/pod1", "cat", "/sys/class/net/eth0/mtu"], none)?;
+            ensure!(mtu.trim() == "1530", "{mtu}");
+            ensure!(lab(&["up", "kernel-nodes"], none).is_err(), "a lab cannot be up twice");
+            ensure!(lab(&["list"], none)?.contains("lab wtlab: kernel-nodes"), "list");
+            // A program that exec left behind goes, too.
+            lab(&["exec", "n1", "sh", "-c", "sleep 600 >/dev/null 2>&1 &"], none).map(drop)
+        })();
+        lab(&["down"], none)?;
+        checked?;
+        ensure!(leftovers()?.is_empty(), "left: {}", leftovers()?);
+        lab(&["down"], none).map(drop)
+    });
+}
+
+#[test]
+fn a_lab_that_fails_leaves_nothing() {
+    as_root(|| {
+        let dir = tempfile::tempdir()?;
+        for name in ["weftd", "weft", "weft-cni"] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "#!/bin/sh\necho no use >&2\nexit 1\n")?;
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        match lab(&["up", "two-nodes"], dir.path()) {
+            Ok(out) => bail!("came up: {out}"),
+            Err(error) => ensure!(format!("{error:#}").contains("no use"), "{error:#}"),
+        }
+        ensure!(leftovers()?.is_empty(), "left: {}", leftovers()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_weft_node_and_a_kernel_node_reach_each_other() {
+    as_root(|| {
+        let bin_dir = weft_tests::bin::dir();
+        lab(&["up", "kernel-peer", "--pods", "1", "--ipv6"], bin_dir)?;
+        let checked = (|| {
+            for (from, to) in
+                [("n1/pod1", "10.244.2.2"), ("n1/pod1", "fd00:10:244:2::2"), ("n1", "10.244.2.2")]
+            {
+                lab(&["exec", from, "ping", "-c2", "-i0.2", "-W3", to], bin_dir)?;
+            }
+            lab(&["exec", "n1", "weft", "status"], bin_dir).map(drop)
+        })();
+        lab(&["down"], bin_dir)?;
+        checked?;
+        ensure!(leftovers()?.is_empty(), "left: {}", leftovers()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_unit_file_is_right() -> Result<()> {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        println!("skipped: no systemd-analyze");
+        return Ok(());
+    }
+    let unit = scripts().with_file_name("deploy").join("weftd.service");
+    let dir = tempfile::tempdir()?;
+    let copy = dir.path().join("weftd.service");
+    // The program need not be installed for the unit to be right.
+    let text = std::fs::read_to_string(unit)?.replace("/usr/local/bin/weftd", "/bin/true");
+    std::fs::write(&copy, text)?;
+    let output = Command::new("systemd-analyze").arg("verify").arg(&copy).output()?;
+    ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    Ok(())
+}
