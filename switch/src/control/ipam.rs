@@ -141,7 +141,9 @@ impl<'a> Search<'a> {
             .iter()
             .flat_map(|(name, record)| record.spec.ips.iter().map(move |net| (net.addr(), name.as_str())));
         let leased = state.ipam.leases.iter().map(|(ip, lease)| (*ip, lease.port.as_str()));
-        Search { state, now, pools, used: of_ports.chain(leased).collect() }
+        // Whether or not the node has a port with them.
+        let gateways = state.node.gateways.iter().map(|net| (net.addr(), "of the gateway"));
+        Search { state, now, pools, used: gateways.chain(of_ports).chain(leased).collect() }
     }
 
     fn choose(&self, wanted: &[IpAddr]) -> Result<Vec<IpNet>, IpamError> {

@@ -6,6 +6,8 @@
 
 /// The static cluster file.
 pub mod cluster;
+/// The plugin's socket: server and verbs.
+pub mod cni;
 /// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
 pub mod effects;
 /// The engine thread and the handle that others use.
@@ -14,3 +16,5 @@ pub mod engine;
 pub mod ipam;
 /// Desired state.
 pub mod state;
+/// What happens outside and must be noticed.
+pub mod watch;

@@ -11,7 +11,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use weft_encap::MacAddr;
 use weft_sys::link::{AddrFlags, LinkChange, MAIN_TABLE, Netlink, RTPROT_WEFT, Route};
@@ -110,8 +112,18 @@ impl HostSpec {
 #[derive(Debug)]
 pub struct HostNetwork {
     record: Record,
+    firewall: Arc<Mutex<Firewall>>,
+    /// Foreign chains as of the last look.
+    chains: Arc<ArcSwap<Vec<String>>>,
+}
+
+/// What the program `nft` looks after. Behind a lock, because looking takes long where there are many chains.
+#[derive(Debug)]
+struct Firewall {
     forward: ForeignForward,
     table: Option<NftSpec>,
+    /// What the last look said, so that it is told once.
+    complaint: Option<String>,
 }
 
 impl HostNetwork {
@@ -121,7 +133,8 @@ impl HostNetwork {
     /// When the file is there but cannot be read.
     pub fn open(record: impl Into<PathBuf>, ifname: &str) -> Result<Self, EffectError> {
         let record = Record::open(record.into()).map_err(EffectError::io("read the record of sysctls"))?;
-        Ok(HostNetwork { record, forward: ForeignForward::new(ifname), table: None })
+        let firewall = Firewall { forward: ForeignForward::new(ifname), table: None, complaint: None };
+        Ok(HostNetwork { record, firewall: Arc::new(Mutex::new(firewall)), chains: Arc::default() })
     }
 
     /// Makes the network as `spec` says. The device must exist.
@@ -146,33 +159,29 @@ impl HostNetwork {
         set_addresses(&mut netlink, link.index, &spec.gateways)?;
         set_neighbours(&mut netlink, link.index, spec)?;
         set_routes(&mut netlink, link.index, &spec.routes(link.index))?;
-        if self.table.as_ref() != Some(&spec.nft()) {
-            nft::apply(&spec.nft())?;
-            self.table = Some(spec.nft());
-        }
-        Ok(())
+        lock(&self.firewall).set_table(&spec.nft())
     }
 
-    /// Looks after the firewall: rules of ours in foreign chains that drop, and our table if somebody flushed it. To be
-    /// called every 5 to 10 seconds, and once after [`HostNetwork::apply`]. Takes some 10 ms.
-    ///
-    /// # Errors
-    /// When a program refuses.
-    pub fn check_firewall(&mut self) -> Result<(), EffectError> {
-        if let Some(spec) = &self.table
-            && !nft::exists()
-        {
-            nft::apply(spec)?;
+    /// Looks after the firewall on a helper thread: rules of ours in foreign chains that drop, and our table if somebody
+    /// flushed it. To be called every 5 to 10 seconds, and once after [`HostNetwork::apply`]. Takes 10 ms and more, of
+    /// that thread's time; while one look is under way, another does nothing.
+    pub fn check_firewall(&self) {
+        let (firewall, chains) = (Arc::clone(&self.firewall), Arc::clone(&self.chains));
+        // A new thread is in the namespace of the one that makes it.
+        let made = std::thread::Builder::new().name("weft-firewall".to_owned()).spawn(move || {
+            if let Ok(mut firewall) = firewall.try_lock() {
+                firewall.check();
+                chains.store(Arc::new(firewall.forward.chains()));
+            }
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "no thread to look after the firewall");
         }
-        if self.forward.check()? {
-            tracing::info!(chains = ?self.forward.chains(), "accept rules added to forward chains that drop");
-        }
-        Ok(())
     }
 
-    /// Foreign chains with rules of ours, for the status.
+    /// Foreign chains with rules of ours as of the last look, for the status.
     pub fn foreign_chains(&self) -> Vec<String> {
-        self.forward.chains()
+        self.chains.load().to_vec()
     }
 
     /// Sysctls changed and what they were, for the status.
@@ -185,7 +194,7 @@ impl HostNetwork {
     /// # Errors
     /// The first refusal; it goes on after it.
     pub fn stop(&mut self) -> Result<(), EffectError> {
-        self.forward.remove()
+        lock(&self.firewall).forward.remove()
     }
 
     /// Removes everything but the device: rules, table, routes, neighbours; puts sysctls back. What is gone already is
@@ -194,9 +203,11 @@ impl HostNetwork {
     /// # Errors
     /// The first refusal; it goes on after it.
     pub fn purge(&mut self, ifname: &str) -> Result<(), EffectError> {
-        let mut result = self.forward.remove();
+        let mut firewall = lock(&self.firewall);
+        let mut result = firewall.forward.remove();
         result = result.and(nft::remove());
-        self.table = None;
+        firewall.table = None;
+        drop(firewall);
         result = result.and(remove_routes(ifname));
         result.and(self.record.restore().map_err(EffectError::io("put sysctls back")))
     }
@@ -221,6 +232,37 @@ impl HostNetwork {
         }
         Ok(())
     }
+}
+
+impl Firewall {
+    fn set_table(&mut self, spec: &NftSpec) -> Result<(), EffectError> {
+        if self.table.as_ref() != Some(spec) {
+            nft::apply(spec)?;
+            self.table = Some(spec.clone());
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) {
+        let result = match &self.table {
+            Some(spec) if !nft::exists() => nft::apply(spec),
+            _ => Ok(()),
+        };
+        let result = result.and_then(|()| self.forward.check());
+        match &result {
+            Ok(true) => {
+                tracing::info!(chains = ?self.forward.chains(), "accept rules added to chains that drop")
+            }
+            Ok(false) => {}
+            Err(error) if self.complaint.as_ref() == Some(&error.to_string()) => {}
+            Err(error) => tracing::warn!(%error, "looking after the firewall"),
+        }
+        self.complaint = result.err().map(|error| error.to_string());
+    }
+}
+
+fn lock(firewall: &Mutex<Firewall>) -> std::sync::MutexGuard<'_, Firewall> {
+    firewall.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Where an earlier run kept what sysctls were, below the daemon's state directory.

@@ -1,0 +1,331 @@
+//! The verbs. ADD, DEL and GC are edits of the engine; CHECK and STATUS only look.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_api::cni::{
+    Added, Attach, Attachment, CniError, ContainerInterface, DelegatedIp, Ipam, Reply, Request, code,
+};
+use weft_api::port::PodRoute;
+use weft_api::{ApiError, Code, Owner, PortKind, PortSpec};
+use weft_sys::netns::Netns;
+use weft_sys::pathid::Dir;
+
+use super::check;
+use crate::control::effects::port::pod_mtu;
+use crate::control::engine::{Draft, Handle, HangUp, PodNetns, unix_now};
+use crate::control::ipam::{self, IpamError};
+use crate::control::state::{NetnsRecord, PortRecord, State};
+
+/// CNI error code of CHECK for a port whose link was deleted (codes from 100 on are a plugin's own).
+const LOST: u32 = 100;
+
+/// The descriptors that came with a request.
+#[derive(Clone, Debug)]
+pub(super) struct Pod {
+    /// The namespace.
+    pub(super) netns: Arc<Netns>,
+    /// The directory that holds its name.
+    pub(super) dir: Arc<Dir>,
+}
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub(super) enum VerbError {
+    /// What this side says.
+    Cni(CniError),
+    /// What the engine says.
+    Api(ApiError),
+    /// What the allocator says.
+    Ipam(IpamError),
+}
+
+impl From<CniError> for VerbError {
+    fn from(error: CniError) -> Self {
+        VerbError::Cni(error)
+    }
+}
+
+impl From<ApiError> for VerbError {
+    fn from(error: ApiError) -> Self {
+        VerbError::Api(error)
+    }
+}
+
+impl From<IpamError> for VerbError {
+    fn from(error: IpamError) -> Self {
+        VerbError::Ipam(error)
+    }
+}
+
+impl From<VerbError> for CniError {
+    fn from(error: VerbError) -> Self {
+        match error {
+            VerbError::Cni(error) => error,
+            VerbError::Api(error) => CniError::new(code_of(error.code), error.message),
+            VerbError::Ipam(error) => {
+                let code = match &error {
+                    IpamError::Exhausted { .. } | IpamError::InUse { .. } => code::TRY_AGAIN,
+                    IpamError::NoPool
+                    | IpamError::Outside { .. }
+                    | IpamError::Reserved { .. }
+                    | IpamError::Twice(_) => code::INVALID_CONFIG,
+                };
+                CniError::new(code, error.to_string())
+            }
+        }
+    }
+}
+
+const fn code_of(code: Code) -> u32 {
+    match code {
+        Code::Unavailable | Code::Exhausted => code::TRY_AGAIN,
+        Code::Invalid | Code::NotFound | Code::Conflict | Code::Owned | Code::Forbidden => {
+            code::INVALID_CONFIG
+        }
+        Code::Internal => code::INTERNAL,
+    }
+}
+
+/// Does what a request asks.
+pub(super) async fn run(handle: &Handle, request: Request, pod: Option<Pod>) -> Reply {
+    let done = match request {
+        Request::Add(attach) => match pod {
+            Some(pod) => add(handle, *attach, pod).await.map(Reply::Added),
+            None => Err(CniError::new(code::INVALID_NETNS, "ADD needs a namespace").into()),
+        },
+        Request::Del { attachment } => del(handle, attachment).await.map(|()| Reply::Ok),
+        Request::Check { attachment, ips, mac, routes } => match pod {
+            Some(pod) => {
+                check(handle, attachment, check::Expected { ips, mac, routes }, pod).await.map(|()| Reply::Ok)
+            }
+            None => Err(CniError::new(code::INVALID_NETNS, "CHECK needs a namespace").into()),
+        },
+        Request::Status { delegated_ipam, .. } => status(handle, delegated_ipam).map(|()| Reply::Ok),
+        Request::Gc { network, valid } => gc(handle, network, valid).await.map(|()| Reply::Ok),
+    };
+    done.unwrap_or_else(|error| Reply::Error(error.into()))
+}
+
+/// What an earlier life of the same container left is taken away first, in an edit of its own, so that the engine never
+/// takes the new device for the old one.
+async fn add(handle: &Handle, attach: Attach, pod: Pod) -> Result<Added, VerbError> {
+    if handle.view().state.port_of(&attach.attachment).is_some() {
+        tracing::info!(
+            container = attach.attachment.container_id,
+            "an earlier ADD of the same container is cleaned up"
+        );
+        del(handle, attach.attachment.clone()).await?;
+    }
+    let id = pod.netns.id().map_err(|error| CniError::new(code::INVALID_NETNS, error.to_string()))?;
+    let record = NetnsRecord { path: attach.netns.clone(), dev: id.dev, ino: id.ino };
+    let delegated = match &attach.ipam {
+        Ipam::Delegated { ips, .. } => ips.clone(),
+        Ipam::BuiltIn { .. } => Vec::new(),
+    };
+    let netns = PodNetns { netns: pod.netns, dir: Some(pod.dir), record };
+    let edit = move |draft: &mut Draft| wire(draft, attach, netns);
+    let (port, _) = handle.edit("cni add", HangUp::RollBack, edit).await?;
+    Ok(added(&port, &delegated))
+}
+
+/// Succeeds whatever is missing.
+pub(super) async fn del(handle: &Handle, attachment: Attachment) -> Result<(), VerbError> {
+    // Even when the view shows none: an ADD of a killed client may be under way, and edits keep their order.
+    let edit = move |draft: &mut Draft| -> Result<(), VerbError> {
+        remove(draft, |port| port.attachment.as_ref() == Some(&attachment));
+        Ok(())
+    };
+    handle.edit("cni del", HangUp::Keep, edit).await.map(|_| ())
+}
+
+async fn gc(handle: &Handle, network: String, valid: Vec<ContainerInterface>) -> Result<(), VerbError> {
+    let valid: BTreeSet<ContainerInterface> = valid.into_iter().collect();
+    let edit = move |draft: &mut Draft| -> Result<(), VerbError> {
+        let gone = remove(draft, |port| {
+            port.attachment.as_ref().is_some_and(|attachment| {
+                let key = ContainerInterface {
+                    container_id: attachment.container_id.clone(),
+                    ifname: attachment.ifname.clone(),
+                };
+                attachment.network == network && !valid.contains(&key)
+            })
+        });
+        if !gone.is_empty() {
+            tracing::info!(ports = ?gone, "removed by GC");
+        }
+        Ok(())
+    };
+    handle.edit("cni gc", HangUp::Keep, edit).await.map(|_| ())
+}
+
+async fn check(
+    handle: &Handle,
+    attachment: Attachment,
+    expected: check::Expected,
+    pod: Pod,
+) -> Result<(), VerbError> {
+    let view = handle.view();
+    let Some(port) = view.state.port_of(&attachment).cloned() else {
+        let message = format!(
+            "container {} has no port for {} in the switch",
+            attachment.container_id, attachment.ifname
+        );
+        return Err(CniError::new(code::UNKNOWN_CONTAINER, message).into());
+    };
+    if let Some(why) = &port.lost {
+        return Err(CniError::new(LOST, format!("port {} is lost: {why}", port.spec.name)).into());
+    }
+    let looked = tokio::task::spawn_blocking(move || check::look(&port, &expected, &pod.netns));
+    let found = looked.await.map_err(|error| CniError::new(code::INTERNAL, error.to_string()))?;
+    found.map_err(|message| CniError::new(code::INTERNAL, message).into())
+}
+
+fn status(handle: &Handle, delegated_ipam: bool) -> Result<(), VerbError> {
+    let view = handle.view();
+    let unavailable = |message: String| Err(CniError::new(code::UNAVAILABLE, message).into());
+    if !view.ready {
+        return unavailable("weftd is still bringing its ports back".to_owned());
+    }
+    let node = &view.state.node;
+    if !view.state.bridges.contains_key(&node.bridge) {
+        return unavailable(format!(
+            "there is no bridge `{}`; set `bridge` in weft.toml, or add it by `weft add-br`",
+            node.bridge
+        ));
+    }
+    if delegated_ipam {
+        return Ok(());
+    }
+    match ipam::available(&view.state, unix_now()) {
+        // Free again within seconds; a node must not turn NotReady for that.
+        Err(IpamError::Exhausted { held: 1.., .. }) | Ok(()) => Ok(()),
+        Err(error) => unavailable(error.to_string()),
+    }
+}
+
+/// Puts the port into the draft.
+fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<Arc<PortRecord>, VerbError> {
+    let Attach { attachment, bridge, mac, mtu, ipam, pod_namespace, pod_name, .. } = attach;
+    let name = port_name(&attachment);
+    if draft.state.ports.contains_key(&name) {
+        let message = format!("container {} is being wired in by another call", attachment.container_id);
+        return Err(CniError::new(code::TRY_AGAIN, message).into());
+    }
+    let bridge = bridge.unwrap_or_else(|| draft.state.node.bridge.clone());
+    if !draft.state.bridges.contains_key(&bridge) {
+        let message = format!(
+            "there is no bridge `{bridge}`; name one of `weft list-br` in the network's configuration, or leave it out"
+        );
+        return Err(CniError::new(code::INVALID_CONFIG, message).into());
+    }
+    let mut spec = PortSpec::new(&name, &bridge, PortKind::Tap, Owner::Cni);
+    match ipam {
+        Ipam::BuiltIn { wanted } => {
+            if bridge != draft.state.node.bridge {
+                let message = format!(
+                    "bridge `{bridge}` has no pod CIDR; name an IPAM plugin (\"ipam\": {{\"type\": \"host-local\", ...}})"
+                );
+                return Err(CniError::new(code::INVALID_CONFIG, message).into());
+            }
+            spec.ips = ipam::allocate(&mut draft.state, &name, Some(&attachment), &wanted, draft.now)?;
+        }
+        Ipam::Delegated { ips, routes } => {
+            spec.ips = ips.iter().map(|ip| ip.address).collect();
+            refuse_taken(&draft.state, &bridge, &spec.ips)?;
+            // The delegated plugin's routes are all there are.
+            spec.gateways = Some(Vec::new());
+            spec.routes = routes;
+        }
+    }
+    spec.netns = Some(netns.record.path.clone());
+    spec.ifname = Some(attachment.ifname.clone());
+    spec.mac = mac;
+    spec.mtu = mtu.map(|mtu| {
+        let (mtu, warning) = pod_mtu(Some(mtu), mtu, &spec.ips);
+        if let Some(warning) = warning {
+            tracing::warn!(port = name, "{warning}");
+        }
+        mtu
+    });
+    spec.external_ids = [
+        ("container", Some(attachment.container_id.clone())),
+        ("network", Some(attachment.network.clone())),
+        ("namespace", pod_namespace),
+        ("pod", pod_name),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+    .collect();
+    let mut record = PortRecord::new(spec);
+    record.attachment = Some(attachment);
+    record.netns = Some(netns.record.clone());
+    draft.netns.insert(name.clone(), netns);
+    draft.state.put_port(record);
+    check_port(&draft.state, &name)?;
+    draft
+        .state
+        .ports
+        .get(&name)
+        .cloned()
+        .ok_or_else(|| CniError::new(code::INTERNAL, format!("port {name} did not stay in the state")).into())
+}
+
+fn refuse_taken(state: &State, bridge: &str, ips: &[IpNet]) -> Result<(), VerbError> {
+    let on_bridge = state.ports.values().filter(|port| port.spec.bridge == bridge);
+    for port in on_bridge {
+        let shared = ips.iter().find(|ip| port.spec.ips.iter().any(|other| other.addr() == ip.addr()));
+        if let Some(ip) = shared {
+            return Err(IpamError::InUse { ip: ip.addr(), port: port.spec.name.clone() }.into());
+        }
+    }
+    Ok(())
+}
+
+fn remove(draft: &mut Draft, which: impl Fn(&PortRecord) -> bool) -> Vec<String> {
+    let ports = draft.state.ports.values().filter(|port| port.spec.owner == Owner::Cni && which(port));
+    let names: Vec<String> = ports.map(|port| port.spec.name.clone()).collect();
+    for name in &names {
+        draft.state.remove_port(name, draft.now);
+    }
+    names
+}
+
+/// The same for the same attachment, so that two calls for one container meet.
+fn port_name(attachment: &Attachment) -> String {
+    let file = attachment.queue_file();
+    format!("cni-{}", file.trim_end_matches(".json"))
+}
+
+fn added(port: &PortRecord, delegated: &[DelegatedIp]) -> Added {
+    let spec = &port.spec;
+    let gateways = spec.gateways.as_deref().unwrap_or_default();
+    let gateway_of = |ip: IpAddr| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
+    let mut ips: Vec<DelegatedIp> = spec
+        .ips
+        .iter()
+        .map(|address| match delegated.iter().find(|given| given.address == *address) {
+            Some(given) => given.clone(),
+            None => DelegatedIp { address: *address, gateway: gateway_of(address.addr()) },
+        })
+        .collect();
+    ips.sort_by_key(|ip| ip.address.addr().is_ipv6());
+    let mut routes = spec.routes.clone();
+    for gateway in gateways {
+        let dst = match gateway {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        };
+        if !routes.iter().any(|route| route.dst == dst) {
+            routes.push(PodRoute { dst, gw: Some(*gateway), mtu: None });
+        }
+    }
+    let (mac, mtu) = (spec.mac.unwrap_or_default(), spec.mtu.unwrap_or_default());
+    Added { port: spec.name.clone(), mac, mtu, ips, routes }
+}
+
+fn check_port(_state: &State, _name: &str) -> Result<(), ApiError> {
+    Ok(())
+}

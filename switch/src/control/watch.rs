@@ -1,0 +1,250 @@
+//! What happens outside and must be noticed: a namespace's name that goes, an edit of the cluster file, a change of
+//! links and addresses. One thread that sleeps in poll(2); it decides nothing, it tells.
+//!
+//! A TAP that was opened inside a namespace keeps that namespace alive after its name is gone, so its end cannot be
+//! seen in the device: [`NetnsName`] compares what the name means, through a descriptor of its directory, with what it
+//! meant.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use weft_sys::link::{self, LinkMonitor};
+use weft_sys::netns::{Netns, NsId};
+use weft_sys::pathid::Dir;
+
+use super::cluster::{Cluster, FileWatch};
+use super::state::NetnsRecord;
+
+/// How often the cluster file is looked at.
+const FILE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often [`Event::Tick`] comes.
+pub const TICK: Duration = Duration::from_secs(1);
+/// How long changes of links and addresses are gathered before they are told.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// The name of a namespace and what it meant.
+#[derive(Clone, Debug)]
+pub struct NetnsName {
+    id: NsId,
+    way: Way,
+}
+
+/// How the name is looked at.
+#[derive(Clone, Debug)]
+enum Way {
+    /// By a descriptor of its directory, which works across mount namespaces.
+    Dir(Arc<Dir>, String),
+    /// By its path, followed: `/proc/PID/ns/net` is a link.
+    Path(PathBuf),
+    /// It cannot be seen from here.
+    Blind,
+}
+
+impl NetnsName {
+    /// Starts watching. `dir` is the descriptor that came with the request; without one (after a restart, or for ports
+    /// that the operator made) the directory is opened by its path. What does not lead to the namespace now is not
+    /// trusted later: then [`NetnsName::is_watched`] is false and the name counts as alive.
+    pub fn new(record: &NetnsRecord, dir: Option<Arc<Dir>>) -> NetnsName {
+        let id = NsId { dev: record.dev, ino: record.ino };
+        let path = Path::new(&record.path);
+        let by_dir = || {
+            let name = path.file_name()?.to_str()?.to_owned();
+            let dir = dir.or_else(|| Dir::open(path.parent()?).ok().map(Arc::new))?;
+            dir.id_of(&name).ok().flatten().filter(|found| *found == id).map(|_| Way::Dir(dir, name))
+        };
+        let by_path =
+            || id_at(path).ok().flatten().filter(|found| *found == id).map(|_| Way::Path(path.to_owned()));
+        let way = by_dir().or_else(by_path).unwrap_or(Way::Blind);
+        NetnsName { id, way }
+    }
+
+    /// False if the name cannot be seen from here.
+    pub fn is_watched(&self) -> bool {
+        !matches!(self.way, Way::Blind)
+    }
+
+    /// True while the name means the same namespace. A failure to look is no death.
+    pub fn lives(&self) -> bool {
+        let found = match &self.way {
+            Way::Dir(dir, name) => dir.id_of(name),
+            Way::Path(path) => id_at(path),
+            Way::Blind => return true,
+        };
+        found.map_or(true, |found| found == Some(self.id))
+    }
+}
+
+/// Opens the namespace of a record again, after a restart. `None`: its name is gone or means another one.
+///
+/// # Errors
+/// When it is there but cannot be opened.
+pub fn reopen(record: &NetnsRecord) -> io::Result<Option<Netns>> {
+    let id = NsId { dev: record.dev, ino: record.ino };
+    match Netns::open(&record.path) {
+        Ok(netns) => Ok(Some(netns).filter(|netns| netns.id().is_ok_and(|found| found == id))),
+        // The name's empty file without the namespace mounted on it is no namespace.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Identity of the file at `path`, links followed; `None`: there is none.
+fn id_at(path: &Path) -> io::Result<Option<NsId>> {
+    match rustix::fs::stat(path) {
+        Ok(stat) => Ok(Some(NsId { dev: stat.st_dev, ino: stat.st_ino })),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the thread tells.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A second has passed: time to look at names of namespaces and lost ports.
+    Tick,
+    /// The cluster file changed: what it says now, or what is wrong with it (`file:line: …`).
+    Cluster(Result<Cluster, String>),
+    /// Links or addresses of the daemon's namespace changed: the underlay's MTU may be another.
+    Network,
+}
+
+/// The thread. Ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    thread: Option<JoinHandle<()>>,
+    stop: Option<std::os::fd::OwnedFd>,
+}
+
+impl Watch {
+    /// Starts the thread in the current namespace. `cluster`: the cluster file as far as it was seen already (a fresh
+    /// [`FileWatch`] tells its present content first). `tell` is called on the thread and should not take long.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket, a pipe or a thread.
+    pub fn start(cluster: Option<FileWatch>, tell: impl FnMut(Event) + Send + 'static) -> io::Result<Watch> {
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let monitor = LinkMonitor::new().map_err(io::Error::other)?;
+        let watcher = Watcher { cluster, monitor, stopped, tell };
+        let thread =
+            std::thread::Builder::new().name("weft-watch".to_owned()).spawn(move || watcher.run())?;
+        Ok(Watch { thread: Some(thread), stop: Some(stop) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Closing our end of the pipe wakes the thread.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watcher<F> {
+    cluster: Option<FileWatch>,
+    monitor: LinkMonitor,
+    stopped: std::os::fd::OwnedFd,
+    tell: F,
+}
+
+impl<F: FnMut(Event)> Watcher<F> {
+    fn run(mut self) {
+        let mut next_tick = Instant::now() + TICK;
+        let mut next_file = Instant::now();
+        let mut settled: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            if now >= next_file {
+                next_file = now + FILE_INTERVAL;
+                if let Some(event) = self.cluster.as_mut().and_then(look_at_file) {
+                    (self.tell)(event);
+                }
+            }
+            if now >= next_tick {
+                next_tick = now + TICK;
+                (self.tell)(Event::Tick);
+            }
+            if settled.is_some_and(|at| now >= at) {
+                settled = None;
+                (self.tell)(Event::Network);
+            }
+            let mut next = next_tick;
+            if self.cluster.is_some() {
+                next = next.min(next_file);
+            }
+            next = settled.map_or(next, |at| next.min(at));
+            match self.sleep(next.saturating_duration_since(Instant::now())) {
+                Wake::Stop => return,
+                Wake::Network => settled = settled.or(Some(Instant::now() + SETTLE)),
+                Wake::Time => {}
+            }
+        }
+    }
+
+    fn sleep(&mut self, time: Duration) -> Wake {
+        let Ok(time) = Timespec::try_from(time) else { return Wake::Time };
+        let mut fds = [PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(&self.monitor, PollFlags::IN)];
+        // Interrupted: the caller looks at the clock again.
+        if poll(&mut fds, Some(&time)).is_err() {
+            return Wake::Time;
+        }
+        let (stop, changed) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if stop {
+            return Wake::Stop;
+        }
+        if changed && self.drain() { Wake::Network } else { Wake::Time }
+    }
+
+    /// Takes all that is waiting. True if something of it matters to the underlay.
+    fn drain(&mut self) -> bool {
+        let mut matters = false;
+        loop {
+            match self.monitor.next_event() {
+                Ok(Some(event)) => matters |= is_about_underlay(&event),
+                Ok(None) => return matters,
+                Err(error) => {
+                    tracing::warn!(%error, "listening to changes of links");
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+enum Wake {
+    Stop,
+    Network,
+    Time,
+}
+
+/// Routes change all the time on some nodes and never change an MTU of the underlay by themselves.
+fn is_about_underlay(event: &link::Event) -> bool {
+    match event {
+        link::Event::LinkChanged(_)
+        | link::Event::LinkRemoved(_)
+        | link::Event::AddrChanged(_)
+        | link::Event::AddrRemoved(_)
+        | link::Event::Overrun => true,
+        link::Event::RouteChanged(_) | link::Event::RouteRemoved(_) => false,
+    }
+}
+
+fn look_at_file(file: &mut FileWatch) -> Option<Event> {
+    let text = file.poll()?;
+    let path = file.path();
+    Some(Event::Cluster(match text {
+        Ok(text) => Cluster::parse(&text).map_err(|error| error.in_file(path)),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }))
+}
+
+#[cfg(test)]
+mod tests;
