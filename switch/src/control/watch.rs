@@ -79,20 +79,29 @@ impl NetnsName {
     }
 }
 
-/// Opens the namespace of a record again, after a restart. `None`: its name is gone or means another one.
+/// Opens the namespace of a record again, after a restart: by its path, else (the path may exist in another mount
+/// namespace only) through a process that lives in it. `None`: it is gone, as far as can be seen from here.
 ///
 /// # Errors
 /// When it is there but cannot be opened.
 pub fn reopen(record: &NetnsRecord) -> io::Result<Option<Netns>> {
     let id = NsId { dev: record.dev, ino: record.ino };
     match Netns::open(&record.path) {
-        Ok(netns) => Ok(Some(netns).filter(|netns| netns.id().is_ok_and(|found| found == id))),
+        Ok(netns) if netns.id()? == id => Ok(Some(netns)),
+        Ok(_) => Ok(by_process(id)),
         // The name's empty file without the namespace mounted on it is no namespace.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
-            Ok(None)
+            Ok(by_process(id))
         }
         Err(error) => Err(error),
     }
+}
+
+fn by_process(id: NsId) -> Option<Netns> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| id_at(Path::new(&format!("/proc/{pid}/ns/net"))).is_ok_and(|found| found == Some(id)))
+        .find_map(|pid| Netns::of_pid(pid).ok().filter(|netns| netns.id().is_ok_and(|found| found == id)))
 }
 
 /// Identity of the file at `path`, links followed; `None`: there is none.

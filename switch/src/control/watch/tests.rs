@@ -31,10 +31,13 @@ fn a_process_namespace_is_followed_through_its_link() {
     let name = NetnsName::new(&record, None);
     assert!(name.is_watched() && name.lives());
     assert!(reopen(&record).unwrap().is_some());
-    let other = NetnsRecord { ino: id.ino + 1, ..record.clone() };
+    let other = NetnsRecord { ino: id.ino + 1_000_000, ..record.clone() };
     assert!(reopen(&other).unwrap().is_none());
-    let gone = NetnsRecord { path: "/proc/0/ns/net".to_owned(), ..record };
+    let gone = NetnsRecord { path: "/proc/0/ns/net".to_owned(), ..other };
     assert!(reopen(&gone).unwrap().is_none());
+    // The path is another mount namespace's, but a process lives in the namespace.
+    let elsewhere = NetnsRecord { path: "/proc/0/ns/net".to_owned(), ..record };
+    assert!(reopen(&elsewhere).unwrap().is_some());
 }
 
 #[test]
