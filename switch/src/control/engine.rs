@@ -35,7 +35,6 @@ pub struct PodNetns {
 }
 
 /// What an edit works on.
-#[derive(Debug)]
 pub struct Draft {
     /// The desired state; becomes the engine's if the edit succeeds.
     pub state: State,
@@ -46,6 +45,8 @@ pub struct Draft {
     pub forget: Vec<Forget>,
     /// Seconds of Unix time.
     pub now: u64,
+    /// Is a station learned (bridge, VLAN, MAC)?
+    pub is_learned: Arc<dyn Fn(&str, Option<VlanId>, MacAddr) -> bool>,
 }
 
 /// Learned stations to forget.

@@ -8,13 +8,30 @@
 pub mod cluster;
 /// The plugin's socket: server and verbs.
 pub mod cni;
+/// Configuration file, variables, flags.
+pub mod config;
+/// What follows from configuration and cluster file.
+pub mod derive;
 /// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
 pub mod effects;
 /// The engine thread and the handle that others use.
 pub mod engine;
 /// Addresses of pods.
 pub mod ipam;
+/// What names may look like.
+pub mod names;
+/// What differs between two states.
+pub mod plan;
+/// Snapshots.
+pub mod publish;
 /// Desired state.
 pub mod state;
 /// What happens outside and must be noticed.
 pub mod watch;
+/// What is kept over a restart.
+pub mod store;
+/// Commands applied to a draft of the state.
+pub mod transaction;
+
+#[cfg(test)]
+mod testing;

@@ -19,6 +19,8 @@ use weft_encap::{MacAddr, VlanId, Vni};
 pub const OVERHEAD_V4: u32 = 50;
 /// The same over IPv6.
 pub const OVERHEAD_V6: u32 = 70;
+/// UDP port of VXLAN where none is named (RFC 7348 section 8.1).
+pub const VXLAN_PORT: u16 = 4789;
 /// Lowest MTU given to a pod: the least that IPv6 works with (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 1280;
 
@@ -175,6 +177,8 @@ pub struct NodeNetwork {
     pub mtu_override: Option<u32>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
+    /// The machine has IPv6.
+    pub has_ipv6: bool,
 }
 
 /// One end of the overlay.
@@ -213,11 +217,6 @@ impl NodeNetwork {
         let Some(vtep) = &self.vtep else { return underlay.clamp(MIN_MTU, 65_521) };
         let overhead = if vtep.underlay.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         underlay.saturating_sub(overhead).clamp(MIN_MTU, 65_521)
-    }
-
-    /// Prefixes that pods elsewhere have: cluster prefixes less nothing; longest-prefix match tells own ones apart.
-    pub fn has_peers(&self) -> bool {
-        !self.peers.is_empty()
     }
 }
 
@@ -311,6 +310,32 @@ impl State {
         }
     }
 
+    /// Takes out what refers to something that is not there: ports, routes, stations and neighbours of a bridge that
+    /// the configuration no longer names, stations behind ports that are gone. Returns what went, in words.
+    pub fn drop_dangling(&mut self, now: u64) -> Vec<String> {
+        let mut gone = Vec::new();
+        let stray = |port: &&Arc<PortRecord>| !self.bridges.contains_key(&port.spec.bridge);
+        let ports: Vec<String> =
+            self.ports.values().filter(stray).map(|port| port.spec.name.clone()).collect();
+        for name in ports {
+            gone.push(format!("port {name}"));
+            self.remove_port(&name, now);
+        }
+        let State { bridges, ports, routes, statics, neighbours, .. } = self;
+        routes.retain(|(bridge, dst), _| {
+            keep(bridges.contains_key(bridge), || format!("route {dst} of {bridge}"), &mut gone)
+        });
+        statics.retain(|(bridge, _, mac), entry| {
+            let there = ports.get(&entry.port).is_some_and(|port| port.spec.bridge == *bridge);
+            keep(there, || format!("static station {mac} of {bridge}"), &mut gone)
+        });
+        neighbours.retain(|(bridge, ip), entry| {
+            let there = ports.get(&entry.port).is_some_and(|port| port.spec.bridge == *bridge);
+            keep(there, || format!("static neighbour {ip} of {bridge}"), &mut gone)
+        });
+        gone
+    }
+
     fn default_gateways(&self, spec: &PortSpec) -> Vec<IpAddr> {
         // The node's own port and ports of the daemon's own namespace must not capture its default route.
         if spec.netns.is_none() && spec.owner != Owner::Cni {
@@ -320,6 +345,13 @@ impl State {
         let on_link = |gateway: &&IpNet| spec.ips.iter().any(|ip| ip.contains(&gateway.addr()));
         bridge.gateways.iter().filter(on_link).map(IpNet::addr).collect()
     }
+}
+
+fn keep(there: bool, what: impl FnOnce() -> String, gone: &mut Vec<String>) -> bool {
+    if !there {
+        gone.push(what());
+    }
+    there
 }
 
 /// The MAC of a port that asks for none: by its first address, else by its name; the same after every restart.

@@ -1,0 +1,273 @@
+//! What is kept over a restart, in two redb files: ports whose namespaces end with the boot in `ports.redb` of the run
+//! directory (a tmpfs, where fsync is free), the operator's settings in `settings.redb` of the state directory.
+//!
+//! Every commit is durable before it returns (with less, kill -9 loses acknowledged changes). A file of another format
+//! or a damaged one is moved aside, and the daemon starts without it. Values are JSON: see [`object`] for the keys.
+
+/// Keys and values.
+mod object;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use rustix::fs::{FlockOperation, flock};
+
+use super::state::State;
+pub use object::{Object, Place, changes};
+
+/// Number of the format: a file with another one is not read.
+pub const FORMAT: &str = "1";
+
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+
+/// Why nothing can be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another daemon has the run directory.
+    #[error("{} is in use by another weftd (process {pid}); stop it, or give this one its own --run-dir and --state-dir", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// The other's process id, or `?`.
+        pid: String,
+    },
+    /// The directory or file cannot be used.
+    #[error("{}: {source}; expected a directory that weftd may write to", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A commit failed.
+    #[error("cannot keep the change in {}: {message}", path.display())]
+    Commit {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        message: String,
+    },
+}
+
+/// The lock that only one daemon per run directory can hold; released when it ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock in `run_dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another daemon has it.
+    pub fn take(run_dir: &Path) -> Result<Lock, StoreError> {
+        use std::io::{Read, Seek, Write};
+        let path = run_dir.join("weftd.lock");
+        let failed = |source| StoreError::Io { path: path.clone(), source };
+        make_dir(run_dir)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(error.into()));
+            }
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
+            return Err(StoreError::Locked { path, pid });
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+/// Both files.
+#[derive(Debug)]
+pub struct Store {
+    ports: Base,
+    settings: Base,
+}
+
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The state without what configuration and cluster file add.
+    pub state: State,
+    /// What was wrong with the files, for the log and the status.
+    pub damaged: Vec<String>,
+}
+
+impl Store {
+    /// Opens both files, moving aside what cannot be read. `boot_id` tells a new boot, after which pods are gone.
+    ///
+    /// # Errors
+    /// When a directory cannot be written to.
+    pub fn open(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Result<(Store, Loaded), StoreError> {
+        let mut loaded = Loaded::default();
+        make_dir(run_dir)?;
+        make_dir(state_dir)?;
+        let ports = Base::open(run_dir.join("ports.redb"), Some(boot_id), &mut loaded)?;
+        let settings = Base::open(state_dir.join("settings.redb"), None, &mut loaded)?;
+        Ok((Store { ports, settings }, loaded))
+    }
+
+    /// Makes what is kept of `old` into what is to be kept of `new`.
+    ///
+    /// # Errors
+    /// When a commit fails; the settings are committed last, so a failed change of both kinds is taken back by calling
+    /// this the other way round.
+    pub fn write(&self, old: &State, new: &State) -> Result<(), StoreError> {
+        let changes = changes(old, new);
+        for (base, place) in [(&self.ports, Place::Ports), (&self.settings, Place::Settings)] {
+            let of_place: Vec<_> = changes.iter().filter(|change| change.place == place).collect();
+            if !of_place.is_empty() {
+                base.commit(&of_place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One file.
+#[derive(Debug)]
+struct Base {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Base {
+    fn open(path: PathBuf, boot_id: Option<&str>, loaded: &mut Loaded) -> Result<Base, StoreError> {
+        let before = loaded.state.clone();
+        let existed = path.exists();
+        match read(&path, boot_id, &mut loaded.state) {
+            Ok(database) => return Ok(Base { path, database }),
+            Err(ReadError::Io(source)) => return Err(StoreError::Io { path, source }),
+            Err(ReadError::OtherBoot) => {
+                tracing::info!(path = %path.display(), "ports of an earlier boot are forgotten");
+                fs::remove_file(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+            }
+            Err(ReadError::Damaged(message)) if existed => {
+                let aside = path.with_extension(format!("redb.damaged-{}", super::engine::unix_now()));
+                fs::rename(&path, &aside).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+                let message = format!(
+                    "{} cannot be read ({message}); it was moved to {} and weftd started without it",
+                    path.display(),
+                    aside.display()
+                );
+                tracing::error!("{message}");
+                loaded.damaged.push(message);
+            }
+            Err(ReadError::Damaged(message)) => return Err(StoreError::Commit { path, message }),
+        }
+        loaded.state = before;
+        match read(&path, boot_id, &mut loaded.state) {
+            Ok(database) => Ok(Base { path, database }),
+            Err(ReadError::Io(source)) => Err(StoreError::Io { path, source }),
+            Err(ReadError::Damaged(message)) => Err(StoreError::Commit { path, message }),
+            Err(ReadError::OtherBoot) => Err(StoreError::Commit { path, message: "boot id changed".into() }),
+        }
+    }
+
+    fn commit(&self, changes: &[&Object]) -> Result<(), StoreError> {
+        let run = || -> Result<(), redb::Error> {
+            // Durability::Immediate is redb's default.
+            let write = self.database.begin_write()?;
+            {
+                let mut table = write.open_table(OBJECTS)?;
+                for change in changes {
+                    match &change.value {
+                        Some(value) => drop(table.insert(change.key.as_str(), value.as_slice())?),
+                        None => drop(table.remove(change.key.as_str())?),
+                    }
+                }
+            }
+            write.commit()?;
+            Ok(())
+        };
+        run().map_err(|error| StoreError::Commit { path: self.path.clone(), message: error.to_string() })
+    }
+}
+
+enum ReadError {
+    Io(io::Error),
+    Damaged(String),
+    OtherBoot,
+}
+
+impl<E: Into<redb::Error>> From<E> for ReadError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => ReadError::Io(error),
+            other => ReadError::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// Opens or makes a file and puts what it holds into `state`.
+fn read(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
+    // redb asserts on some damaged pages.
+    let opened = catch_unwind(AssertUnwindSafe(|| read_unguarded(path, boot_id, state)));
+    opened.unwrap_or_else(|_| Err(ReadError::Damaged("its pages are inconsistent".into())))
+}
+
+fn read_unguarded(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
+    let database = Database::create(path)?;
+    let begun = database.begin_read()?;
+    match begun.open_table(META) {
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            let write = database.begin_write()?;
+            {
+                let mut meta = write.open_table(META)?;
+                meta.insert("format", FORMAT)?;
+                meta.insert("boot_id", boot_id.unwrap_or_default())?;
+                write.open_table(OBJECTS)?;
+            }
+            write.commit()?;
+            return Ok(database);
+        }
+        Err(error) => return Err(error.into()),
+        Ok(meta) => {
+            let value =
+                |key| Ok::<_, redb::Error>(meta.get(key)?.map(|v| v.value().to_owned()).unwrap_or_default());
+            let format = value("format")?;
+            if format != FORMAT {
+                return Err(ReadError::Damaged(format!(
+                    "format `{format}`; this weftd reads format {FORMAT}"
+                )));
+            }
+            if boot_id.is_some_and(|id| value("boot_id").is_ok_and(|kept| kept != id)) {
+                return Err(ReadError::OtherBoot);
+            }
+        }
+    }
+    for entry in begun.open_table(OBJECTS)?.iter()? {
+        let (key, value) = entry?;
+        object::load(state, key.value(), value.value())
+            .map_err(|error| ReadError::Damaged(format!("{}: {error}", key.value())))?;
+    }
+    Ok(database)
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755);
+    builder.create(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

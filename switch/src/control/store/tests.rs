@@ -1,0 +1,106 @@
+use std::sync::Arc;
+
+use weft_api::{BridgeSpec, Owner, PortKind, PortSpec};
+
+use super::*;
+use crate::control::state::{Lease, PortRecord};
+use crate::control::testing::state_with_cluster;
+
+fn busy_state() -> State {
+    let mut state = state_with_cluster();
+    state.bridges.insert("br1".into(), Arc::new(BridgeSpec::new("br1", Owner::Cli)));
+    let mut spec = PortSpec::new("pod", "br0", PortKind::Tap, Owner::Cni);
+    spec.ips = vec!["10.244.1.9/24".parse().unwrap()];
+    state.put_port(PortRecord::new(spec));
+    state.put_port(PortRecord::new(PortSpec::new("tap9", "br1", PortKind::Tap, Owner::Cli)));
+    state.ipam.leases.insert("10.244.1.9".parse().unwrap(), Lease { port: "pod".into(), attachment: None });
+    state.ipam.quarantine.insert("10.244.1.8".parse().unwrap(), 17);
+    state
+}
+
+/// What of a state is kept.
+fn kept(state: &State) -> State {
+    let mut kept = state.clone();
+    kept.node = Arc::default();
+    kept.bridges.retain(|_, bridge| bridge.owner != Owner::File);
+    kept.ports.retain(|_, port| port.spec.owner != Owner::File);
+    kept
+}
+
+fn open(dir: &Path) -> (Store, Loaded) {
+    Store::open(&dir.join("run"), &dir.join("lib"), "boot-1").unwrap()
+}
+
+#[test]
+fn what_was_written_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = busy_state();
+    let (store, loaded) = open(dir.path());
+    assert_eq!(loaded.state, State::default());
+    store.write(&State::default(), &state).unwrap();
+    drop(store);
+    let (store, loaded) = open(dir.path());
+    assert_eq!(loaded.state, kept(&state));
+    assert!(loaded.damaged.is_empty());
+    // And the way back leaves nothing.
+    store.write(&state, &State::default()).unwrap();
+    drop(store);
+    assert_eq!(open(dir.path()).1.state, State::default());
+}
+
+#[test]
+fn a_boot_ends_pods_not_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.write(&State::default(), &busy_state()).unwrap();
+    drop(store);
+    let (_, loaded) = Store::open(&dir.path().join("run"), &dir.path().join("lib"), "boot-2").unwrap();
+    assert_eq!(loaded.state.ports.keys().collect::<Vec<_>>(), ["tap9"]);
+    assert!(loaded.state.bridges.contains_key("br1") && loaded.state.ipam.leases.is_empty());
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside() {
+    for (name, damage) in [("ports.redb", true), ("settings.redb", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(dir.path());
+        store.write(&State::default(), &busy_state()).unwrap();
+        drop(store);
+        let folder = dir.path().join(if damage { "run" } else { "lib" });
+        let path = folder.join(name);
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(&path, vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
+        let (_, loaded) = open(dir.path());
+        assert_eq!(loaded.damaged.len(), 1, "{name}");
+        assert!(loaded.damaged[0].contains("was moved to"), "{}", loaded.damaged[0]);
+        let aside = fs::read_dir(&folder).unwrap().filter_map(Result::ok);
+        assert!(
+            aside
+                .into_iter()
+                .any(|f| f.file_name().to_string_lossy().starts_with(&format!("{name}.damaged-")))
+        );
+    }
+}
+
+#[test]
+fn another_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let write = store.ports.database.begin_write().unwrap();
+    write.open_table(META).unwrap().insert("format", "9").unwrap();
+    write.commit().unwrap();
+    drop(store);
+    let (_, loaded) = open(dir.path());
+    assert!(loaded.damaged[0].contains("format `9`; this weftd reads format 1"), "{:?}", loaded.damaged);
+}
+
+#[test]
+fn only_one_daemon_has_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _lock = Lock::take(dir.path()).unwrap();
+    let second = Lock::take(dir.path()).unwrap_err().to_string();
+    assert!(
+        second.contains(&format!("in use by another weftd (process {})", std::process::id())),
+        "{second}"
+    );
+}

@@ -1,0 +1,142 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_api::transaction::Transaction;
+
+use super::*;
+use crate::control::testing::state_with_cluster;
+
+fn draft() -> Draft {
+    Draft {
+        state: state_with_cluster(),
+        netns: BTreeMap::new(),
+        forget: Vec::new(),
+        now: 1000,
+        is_learned: Arc::new(|_, _, _| false),
+    }
+}
+
+/// Applies commands in JSON, as they come over the API.
+fn run(draft: &mut Draft, commands: &str) -> std::result::Result<Vec<Outcome>, (Code, usize, String)> {
+    let transaction: Transaction =
+        serde_json::from_str(&format!("{{\"commands\":[{commands}]}}")).expect(commands);
+    apply(draft, transaction).map_err(|error| (error.code, error.command.unwrap_or(99), error.message))
+}
+
+const BR1: &str = r#"{"do":"add-bridge","bridge":{"name":"br1","gateways":["10.9.0.1/24"]}}"#;
+const WEB: &str =
+    r#"{"do":"add-port","port":{"name":"web","bridge":"br1","netns":"web","ips":["10.9.0.2/24"]}}"#;
+
+#[test]
+fn later_commands_see_earlier_ones() {
+    let mut draft = draft();
+    assert_eq!(run(&mut draft, &format!("{BR1},{WEB}")).unwrap(), [Outcome::Done; 2]);
+    let web = &draft.state.ports["web"].spec;
+    assert_eq!(web.ifname.as_deref(), Some("eth0"));
+    assert_eq!(web.mtu, Some(1450));
+    assert_eq!(web.gateways.as_deref(), Some(&["10.9.0.1".parse().unwrap()][..]));
+    assert!(web.mac.is_some_and(|mac| mac.is_unicast()));
+    let again = run(
+        &mut draft,
+        r#"{"do":"add-bridge","bridge":{"name":"br1"},"may_exist":true},
+        {"do":"add-port","port":{"name":"web","bridge":"br1"},"may_exist":true}"#,
+    );
+    assert_eq!(again.unwrap(), [Outcome::Unchanged; 2]);
+    run(&mut draft, r#"{"do":"del-bridge","name":"br1"}"#).unwrap();
+    assert!(!draft.state.ports.contains_key("web"));
+    let missing = run(&mut draft, r#"{"do":"del-bridge","name":"br1","if_exists":true}"#);
+    assert_eq!(missing.unwrap(), [Outcome::Unchanged]);
+}
+
+#[test]
+fn errors_name_code_command_and_reason() {
+    let port = |more: &str| format!(r#"{{"do":"add-port","port":{{"name":"p","bridge":"br1",{more}}}}}"#);
+    for (command, code, message) in [
+        (BR1.to_owned(), Code::Conflict, "a bridge named br1 exists already"),
+        (WEB.to_owned(), Code::Conflict, "a port named web exists already on br1"),
+        (r#"{"do":"add-bridge","bridge":{"name":"a b"}}"#.into(), Code::Invalid, "bridge name `a b`; expected"),
+        (r#"{"do":"del-bridge","name":"no"}"#.into(), Code::NotFound, "no bridge named no"),
+        (r#"{"do":"del-bridge","name":"br0"}"#.into(), Code::Owned, "bridge br0 belongs to file"),
+        (r#"{"do":"del-port","name":"weft0"}"#.into(), Code::Owned, "port weft0 belongs to file"),
+        (r#"{"do":"del-port","name":"no"}"#.into(), Code::NotFound, "no port named no"),
+        (r#"{"do":"del-port","bridge":"br0","name":"web"}"#.into(), Code::Conflict, "port web is on bridge br1"),
+        (r#"{"do":"add-port","port":{"name":"p","bridge":"no"}}"#.into(), Code::NotFound, "no bridge named no"),
+        (r#"{"do":"add-port","port":{"name":"web","bridge":"br0"},"may_exist":true}"#.into(), Code::Conflict, "not br0"),
+        (port(r#""ips":["10.9.0.2/24"]"#), Code::Conflict, "10.9.0.2 is the address of port web"),
+        (port(r#""ips":["10.9.0.1/24"]"#), Code::Conflict, "10.9.0.1 is a gateway address"),
+        (port(r#""mac":"01:00:5e:00:00:01""#), Code::Invalid, "no station's MAC"),
+        (port(r#""mtu":40"#), Code::Invalid, "mtu 40; expected 68"),
+        (port(r#""mtu":1000,"ips":["fd00::2/64"]"#), Code::Invalid, "mtu 1000; expected 1280"),
+        (port(r#""queues":17"#), Code::Invalid, "queues 17; expected 1 to 16"),
+        (port(r#""offloads_off":["lro"]"#), Code::Invalid, "offload `lro`"),
+        (port(r#""owner":"cni""#), Code::Invalid, "owner cni cannot be chosen"),
+        (port(r#""kind":"internal""#), Code::Invalid, "weftd itself makes"),
+        (port(r#""kind":"vxlan""#), Code::Invalid, "needs vni"),
+        (port(r#""kind":"vxlan","vni":7"#), Code::Invalid, "needs remotes"),
+        (port(r#""kind":"vxlan","vni":1,"remotes":["192.0.2.2"]"#), Code::Conflict, "carries routed traffic of node n2"),
+        (port(r#""vni":7"#), Code::Invalid, "go with type=vxlan"),
+        (port(r#""tag":5,"trunks":[5]"#), Code::Invalid, "tag and trunk at once"),
+        (port(r#""netns":"web""#), Code::Conflict, "the device eth0 in that namespace is port web"),
+        (r#"{"do":"set-port","name":"web","key":"colour","value":"x"}"#.into(), Code::Invalid, "no setting `colour`"),
+        (r#"{"do":"set-port","name":"web","key":"tag","value":"5000"}"#.into(), Code::Invalid, "tag=5000"),
+        (r#"{"do":"set-bridge","name":"br0","key":"mtu","value":"1400"}"#.into(), Code::Owned, "belongs to file"),
+        (r#"{"do":"add-route","route":{"bridge":"br0","dst":"10.244.2.0/24","via":"node"}}"#.into(), Code::Owned, "belongs to file"),
+        (r#"{"do":"add-route","route":{"bridge":"br1","dst":"10.5.0.0/16","via":{"gateway":{"ip":"10.8.0.1"}}}}"#.into(), Code::Invalid, "on no segment"),
+        (r#"{"do":"del-route","bridge":"br1","dst":"10.5.0.0/16"}"#.into(), Code::NotFound, "no route"),
+        (r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"no"}"#.into(), Code::NotFound, "no port named no"),
+        (r#"{"do":"del-fdb","bridge":"br1","mac":"02:00:00:00:00:09"}"#.into(), Code::NotFound, "not in the FDB"),
+        (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "address of port web"),
+    ] {
+        let mut draft = draft();
+        let (found, index, text) = run(&mut draft, &format!("{BR1},{WEB},{command}")).expect_err(&command);
+        assert_eq!((found, index), (code, 2), "{command}: {text}");
+        assert!(text.contains(message), "{command}: {text}");
+    }
+}
+
+#[test]
+fn set_changes_what_it_names() {
+    let mut draft = draft();
+    run(&mut draft, &format!("{BR1},{WEB}")).unwrap();
+    let set = |key: &str, value: &str| {
+        format!(r#"{{"do":"set-port","name":"web","key":"{key}","value":"{value}"}}"#)
+    };
+    run(
+        &mut draft,
+        &[
+            set("tag", "7"),
+            set("trunks", "8,9"),
+            set("guard", "false"),
+            set("mtu", "1400"),
+            set("external_ids:pod", "p"),
+        ]
+        .join(","),
+    )
+    .unwrap();
+    let spec = draft.state.ports["web"].spec.clone();
+    assert_eq!((spec.tag.unwrap().get(), spec.trunks.len(), spec.guard, spec.mtu), (7, 2, false, Some(1400)));
+    assert_eq!(spec.external_ids["pod"], "p");
+    assert_eq!(run(&mut draft, &set("tag", "7")).unwrap(), [Outcome::Unchanged]);
+    run(&mut draft, &[set("mtu", ""), set("tag", ""), set("external_ids:pod", "")].join(",")).unwrap();
+    let spec = draft.state.ports["web"].spec.clone();
+    assert_eq!((spec.tag, spec.mtu, spec.external_ids.len()), (None, Some(1450), 0));
+    run(&mut draft, r#"{"do":"set-bridge","name":"br1","key":"mtu","value":"9000"}"#).unwrap();
+    assert_eq!(draft.state.ports["web"].spec.mtu, Some(9000));
+}
+
+#[test]
+fn stations_and_neighbours_go_with_their_port() {
+    let mut draft = draft();
+    run(
+        &mut draft,
+        &format!(
+            r#"{BR1},{WEB},{{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"web"}},
+        {{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.9","mac":"02:00:00:00:00:09","port":"web"}},
+        {{"do":"flush-fdb","bridge":"br1","port":"web"}}"#
+        ),
+    )
+    .unwrap();
+    assert_eq!((draft.state.statics.len(), draft.state.neighbours.len(), draft.forget.len()), (1, 1, 1));
+    run(&mut draft, r#"{"do":"del-port","name":"web"}"#).unwrap();
+    assert_eq!((draft.state.statics.len(), draft.state.neighbours.len()), (0, 0));
+}
