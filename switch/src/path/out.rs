@@ -136,6 +136,3 @@ impl<T> Queues<T> {
         self.used = 0;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -116,10 +116,11 @@ impl Worker {
         // Acquire: see `Dataplane::drop`.
         while !self.plane.stop.load(Ordering::Acquire) {
             self.refresh();
-            self.collect(Some(Duration::ZERO));
+            // A wake-up taken here may be that of a publication that `refresh` came too early for.
+            let woken = self.collect(Some(Duration::ZERO));
             if self.round() {
                 self.last_work = self.now;
-            } else if self.ready.is_empty() && !self.spins() {
+            } else if !woken && self.ready.is_empty() && !self.spins() {
                 self.sleep();
             }
             self.tick();
@@ -152,12 +153,13 @@ impl Worker {
         self.plane.progressed();
     }
 
-    /// Puts sources with events on the ready list. Without `timeout` it waits for one.
+    /// Puts sources with events on the ready list; true when the waker was among them. Without `timeout` it waits for
+    /// an event.
     #[inline]
-    fn collect(&mut self, timeout: Option<Duration>) {
+    fn collect(&mut self, timeout: Option<Duration>) -> bool {
         if self.poll.poll(&mut self.events, timeout).is_err() {
             // EINTR: nothing was taken, and the loop comes again.
-            return;
+            return false;
         }
         let mut woken = false;
         for event in &self.events {
@@ -170,6 +172,7 @@ impl Worker {
         if woken {
             self.answer();
         }
+        woken
     }
 
     /// One turn for every source that is ready. True when frames were moved.
@@ -261,7 +264,8 @@ impl Worker {
         self.now - self.last_work < self.spin_ns && self.now - self.last_bulk > BULK_NS
     }
 
-    /// Sleeps until there is an event. A publication or a stop wakes it: its waker is one of the descriptors.
+    /// Sleeps until there is an event. A publication or a stop is one: it sets its flag before it uses the waker, and
+    /// the loop looks at the flags after every wake-up that it takes.
     fn sleep(&mut self) {
         self.collect(None);
         self.post.counters.add(Total::Wakeups, 1);

@@ -11,7 +11,7 @@ use weft_encap::{VnetHdr, vnet};
 use weft_sys::tun::Offloads;
 
 use super::{BATCH_BYTES, Refused, Rx};
-use crate::mem::{Batch, Ingress, Pool};
+use crate::mem::{Batch, Ingress, MAX_FRAME, Pool};
 use crate::table::PortSlot;
 
 /// A port without a kernel. What is injected comes in by the port; what the switch sends is extracted.
@@ -33,7 +33,9 @@ struct Ring {
 
 impl Ring {
     fn new(capacity: usize) -> Self {
-        Ring { frames: ArrayQueue::new(capacity), spares: ArrayQueue::new(capacity) }
+        let spares = ArrayQueue::new(capacity);
+        while spares.push(Vec::with_capacity(vnet::LEN + MAX_FRAME)).is_ok() {}
+        Ring { frames: ArrayQueue::new(capacity), spares }
     }
 
     fn push(&self, head: &[u8], body: &[u8]) -> bool {
@@ -58,7 +60,8 @@ impl Ring {
 }
 
 impl MemDevice {
-    /// Rings of `capacity` frames each way; frames sent to it may owe what `accepts` names.
+    /// Rings of `capacity` frames each way, of about 66 KB of address space each; frames sent to it may owe what
+    /// `accepts` names.
     ///
     /// # Errors
     /// `EMFILE` when the process has no descriptor left.

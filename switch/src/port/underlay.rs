@@ -116,6 +116,3 @@ impl Underlay {
         if ipv6 { self.v6.as_ref() } else { self.v4.as_ref() }
     }
 }
-
-#[cfg(test)]
-mod tests;
