@@ -97,20 +97,20 @@ impl Sum {
     }
 }
 
+/// Bytes copied before they are summed: they are still in the first-level cache then. Measured on a Zen 5, one stretch
+/// at a time is 1.5 times as fast as one loop that loads, stores and adds, which compiles to slower vector code.
+const STRETCH: usize = 2048;
+
 /// Copies `src` to `dst` and sums it on the way. Panics if the lengths differ.
 #[inline]
 pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> Sum {
     assert_eq!(dst.len(), src.len());
-    let (from, from_rest) = src.as_chunks::<BLOCK>();
-    let (to, to_rest) = dst.as_chunks_mut::<BLOCK>();
-    let mut lanes = [0u64; LANES];
-    for (to, from) in to.iter_mut().zip(from) {
-        let block = *from;
-        *to = block;
-        add_block(&mut lanes, &block);
+    let mut sum = Sum::ZERO;
+    for (to, from) in dst.chunks_mut(STRETCH).zip(src.chunks(STRETCH)) {
+        to.copy_from_slice(from);
+        sum = sum.add(from);
     }
-    to_rest.copy_from_slice(from_rest);
-    Sum(lanes.iter().sum::<u64>() + sum_rest(from_rest))
+    sum
 }
 
 #[inline]

@@ -73,7 +73,7 @@ pub struct Headers {
     pub more_fragments: bool,
     /// IPv4 DF; always true for IPv6, which routers never fragment.
     pub dont_fragment: bool,
-    /// An IPv6 routing header with segments left: the destination is not the last one.
+    /// An IPv6 routing header with segments left, or an IPv4 source route: the destination is not the last one.
     pub source_routed: bool,
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
@@ -293,11 +293,26 @@ fn parse_v4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     h.more_fragments = flags & ipv4::MF != 0;
     h.fragment_offset = header.fragment_offset();
     set_extent(&mut h, at + header_len, at + total);
+    h.source_routed = has_source_route(&packet[ipv4::LEN..header_len])?;
     if h.more_fragments || h.fragment_offset != 0 {
         h.fragment = if h.fragment_offset == 0 { Fragment::First } else { Fragment::Later };
         check_fragment(&h, total - header_len, header_len)?;
     }
     parse_l4(frame, h)
+}
+
+/// Walks IPv4 options (RFC 791 section 3.1): is there a loose or strict source route? Hosts refuse option lists that do
+/// not add up, and so does this.
+fn has_source_route(mut options: &[u8]) -> Result<bool, Reason> {
+    loop {
+        options = match options {
+            [] | [0, ..] => return Ok(false),
+            [1, rest @ ..] => rest,
+            [131 | 137, ..] => return Ok(true),
+            [_, len, ..] if *len >= 2 => options.get(usize::from(*len)..).ok_or(Reason::BadIpv4)?,
+            _ => return Err(Reason::BadIpv4),
+        }
+    }
 }
 
 /// Extension headers that are walked; honest packets have one or two.

@@ -183,6 +183,9 @@ proptest! {
             Some(TransportSlice::Icmpv6(icmp)) if ours.l4 == L4::Icmpv6 => {
                 prop_assert_eq!((ours.icmp_type, ours.icmp_code), (icmp.type_u8(), icmp.code_u8()));
             }
+            // They also read ICMP over IPv6 and ICMPv6 over IPv4, which nobody speaks.
+            Some(TransportSlice::Icmpv4(_)) if ours.l3 == L3::V6 => prop_assert_eq!(ours.l4, L4::None),
+            Some(TransportSlice::Icmpv6(_)) if ours.l3 == L3::V4 => prop_assert_eq!(ours.l4, L4::None),
             // They look into no fragment and know fewer extension headers.
             None => prop_assert!(ours.l4 == L4::None || ours.fragment != Fragment::Whole, "{:?}", ours),
             other => prop_assert!(false, "{:?} is not {:?}", ours, other),

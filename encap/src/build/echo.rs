@@ -7,7 +7,8 @@ use crate::checksum::{self, State, update16};
 use crate::wire::{be16, put16};
 use crate::{Headers, L3, L4, edit, icmp, icmpv6, ipv4, ipv6, parse};
 
-/// True for an echo request that can be answered: whole, to a unicast address, with a right checksum.
+/// True for an echo request that can be answered: whole, from and to one host, on no source route, with a right
+/// checksum.
 pub fn is_request(frame: &[u8], headers: &Headers) -> bool {
     let kind = match headers.l4 {
         L4::Icmp => icmp::ECHO_REQUEST,
@@ -21,6 +22,8 @@ pub fn is_request(frame: &[u8], headers: &Headers) -> bool {
     headers.icmp_type == kind
         && headers.icmp_code == 0
         && !headers.is_fragment()
+        && !headers.source_routed
+        && headers.dst.is_unicast()
         && headers.ip(frame).is_some_and(|(src, dst)| unicast(&src) && unicast(&dst))
         && checksum::state(frame, headers) == State::Verified
 }
@@ -28,9 +31,9 @@ pub fn is_request(frame: &[u8], headers: &Headers) -> bool {
 /// Turns an echo request into its reply, in place: addresses swapped, fresh TTL, the reply's MAC addresses are the
 /// request's swapped. The tag, if there is one, stays. Returns false, and changes nothing, unless [`is_request`].
 ///
-/// IPv4 options go back as they came, except that a packet with source route is not answered.
+/// IPv4 options go back as they came.
 pub fn reply_in_place(frame: &mut [u8], headers: &mut Headers) -> bool {
-    if !is_request(frame, headers) || has_source_route(frame, headers) {
+    if !is_request(frame, headers) {
         return false;
     }
     let (l3_at, l4_at) = (usize::from(headers.l3_at), usize::from(headers.l4_at));
@@ -64,23 +67,4 @@ pub fn reply(out: &mut [u8], request: &[u8], headers: &Headers) -> Option<usize>
     out.copy_from_slice(&request[..headers.l3_end as usize]);
     let mut headers = parse(out).ok()?;
     reply_in_place(out, &mut headers).then_some(out.len())
-}
-
-/// Loose or strict source route, or an option list that does not parse (RFC 791 section 3.1).
-fn has_source_route(frame: &[u8], headers: &Headers) -> bool {
-    if headers.l3 != L3::V4 {
-        return headers.source_routed;
-    }
-    let mut options = &frame[usize::from(headers.l3_at) + ipv4::LEN..usize::from(headers.l4_at)];
-    loop {
-        match options {
-            [] | [0, ..] => return false,
-            [1, rest @ ..] => options = rest,
-            [131 | 137, ..] => return true,
-            [_, len, ..] if *len >= 2 && usize::from(*len) <= options.len() => {
-                options = &options[usize::from(*len)..];
-            }
-            _ => return true,
-        }
-    }
 }

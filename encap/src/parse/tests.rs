@@ -155,3 +155,15 @@ fn superframes_parse_up_to_the_limit_of_ip() {
 fn headers_stay_small() {
     assert!(size_of::<Headers>() <= 56, "{}", size_of::<Headers>());
 }
+
+#[test]
+fn ipv4_options() {
+    let with = |options: &[u8]| parse(&Spec { ip_options: options.to_vec(), ..Spec::udp4(vec![1]) }.build());
+    let alert = with(&[0x94, 4, 0, 0]).unwrap();
+    assert_eq!((alert.l4_at, alert.source_routed), (38, false));
+    assert!(with(&[1, 131, 7, 4, 10, 0, 0, 1]).unwrap().source_routed);
+    assert!(!with(&[0, 131, 7, 4]).unwrap().source_routed, "behind the end of the list");
+    assert_eq!(with(&[7, 1, 0, 0]), Err(Reason::BadIpv4));
+    assert_eq!(with(&[7, 5, 0, 0]), Err(Reason::BadIpv4));
+    assert_eq!(with(&[1, 1, 1, 7]), Err(Reason::BadIpv4));
+}
