@@ -1,14 +1,14 @@
 //! Replays `tests/corpus/` of the workspace: frames that once mattered, each with what must become of it.
 //!
 //! A file is hex with `#` comments that say what the frame is. One line starts `expect:` and gives the drop reason, or
-//! `ok` with any of `key=value` (l3, l4, proto, fragment, sport, dport, payload, state). A line `vnet:` gives the virtio header's
-//! 12 bytes, and then `gso=` or the reason it is refused for may be expected; `vxlan:` says that the bytes are a UDP
-//! payload whose tunnel header comes off first.
+//! `ok` with any of `key=value` (l3, l4, proto, fragment, sport, dport, icmp, payload, state, gso). A line `vnet:` gives
+//! the 12 bytes of a virtio header, with which the frame is admitted as from a pod (`state` and `gso` are those after
+//! that); `vxlan:` says that the bytes are a UDP payload whose tunnel header comes off first.
 
 use std::fs;
 use std::path::Path;
 
-use weft_encap::{Headers, Reason, VnetHdr, checksum, parse, vxlan};
+use weft_encap::{Gso, Headers, Reason, VnetHdr, checksum, parse, vxlan};
 
 struct Entry {
     frame: Vec<u8>,
@@ -76,7 +76,12 @@ fn outcome(entry: &Entry) -> Result<(Headers, Vec<String>), Reason> {
         frame = vxlan::pop(frame)?.1;
     }
     let h = parse(frame)?;
-    let mut facts = vec![
+    let mut frame = frame.to_vec();
+    let gso = match &entry.vnet {
+        Some(bytes) => VnetHdr::read(bytes).admit(&mut frame, &h)?,
+        None => Gso::None,
+    };
+    let facts = vec![
         format!("l3={:?}", h.l3),
         format!("l4={:?}", h.l4),
         format!("proto={}", h.proto),
@@ -84,11 +89,9 @@ fn outcome(entry: &Entry) -> Result<(Headers, Vec<String>), Reason> {
         format!("sport={}", h.src_port),
         format!("dport={}", h.dst_port),
         format!("payload={}", h.payload_len()),
-        format!("state={:?}", checksum::state(frame, &h)),
+        format!("icmp={}", h.icmp_type),
+        format!("state={:?}", checksum::state(&frame, &h)),
+        format!("gso={}", gso.size().unwrap_or(0)),
     ];
-    if let Some(bytes) = &entry.vnet {
-        let gso = VnetHdr::read(bytes).validate(&h)?;
-        facts.push(format!("gso={}", gso.size().unwrap_or(0)));
-    }
     Ok((h, facts))
 }
