@@ -1,7 +1,7 @@
 //! Frames that the switch itself sends: ARP, neighbour discovery, echo replies, ICMP errors.
 //!
-//! Every function writes an untagged frame to `out` and gives its length in bytes, or [`None`] where no answer is
-//! due or `out` is too short. [`MAX_ANSWER`] bytes are enough for all but echo replies.
+//! Every function writes an untagged frame to `out` and gives its length in bytes, or `None` where no answer is
+//! due or `out` is too short. `MAX_ANSWER` bytes are enough for all but echo replies.
 
 /// ARP requests and replies.
 pub mod arp;

@@ -190,7 +190,7 @@ impl VnetHdr {
     /// [`Self::validate`] for a frame that a pod sent, and the header made what the switch itself would write.
     ///
     /// A frame of a tunnel that runs *inside* the pod (VXLAN, GRE, IP in IP; also a second tag) owes the checksum of a
-    /// header that [`crate::parse`] does not look into: measured with a kernel VXLAN device over a TAP, whose outer UDP
+    /// header that [`crate::parse()`] does not look into: measured with a kernel VXLAN device over a TAP, whose outer UDP
     /// is complete and whose `csum_start` lies 50 bytes further on. That sum is computed here, at once, and the frame
     /// is a plain one from then on: no code behind this has to know two places of a checksum.
     ///
