@@ -71,7 +71,7 @@ fn the_whole_table_is_bounded_over_bridges() {
         }
     }
     assert_eq!(fdb.len(), 8);
-    assert_eq!(fdb.learn(station(1), at(1), Bounds { max: 0, ..BOUNDS }, 1), None);
+    assert_eq!(fdb.learn(station(99), at(1), Bounds { max: 0, ..BOUNDS }, 1), None);
 }
 
 #[test]
