@@ -1,7 +1,7 @@
 //! The miss tier: everything that decides about a frame, once per flow, and what does not fit a cached action.
 
 use weft_encap::build::error::Problem;
-use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, frag, gso, parse};
+use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, flow, frag, gso, parse};
 
 use super::action::{Action, Verdict};
 use super::cache::{FlowCache, Lookup};
@@ -160,7 +160,7 @@ fn fragment<S: Sink>(
     frame: &Frame,
     headers: &Headers,
 ) -> Result<(), Reason> {
-    let sent = Action { macs: None, ttl: false, tag: super::action::TagEdit::Keep, ..*action };
+    let mut sent = Action { macs: None, ttl: false, tag: super::action::TagEdit::Keep, ..*action };
     let mut fragments = frag::fragments(frame.bytes(), headers, action.mtu as usize)?;
     loop {
         let mut piece = env.pool.take().ok_or(Reason::NoBuffer)?;
@@ -172,7 +172,11 @@ fn fragment<S: Sink>(
         piece.vnet = VnetHdr::NONE;
         piece.ingress = frame.ingress;
         match parse(piece.bytes()) {
-            Ok(headers) => hit::run(env, &sent, piece, headers),
+            Ok(headers) => {
+                // Fragments hash without ports, so those made here go the way of those made elsewhere.
+                sent.flow_hash = flow::flow_hash(&headers, piece.bytes());
+                hit::run(env, &sent, piece, headers);
+            }
             Err(reason) => env.drop(piece, reason),
         }
     }

@@ -35,3 +35,6 @@ pub use fdb::{LearnedMac, Station};
 pub use out::Out;
 pub use process::{Forwarder, Sink};
 pub use shared::{FlowDump, FlowTarget, Settings, Shared};
+
+#[cfg(test)]
+mod tests;
