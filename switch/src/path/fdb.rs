@@ -100,7 +100,7 @@ impl Fdb {
                 table.relocate(id, target);
                 self.changed();
             }
-            table.to_back(id);
+            table.make_newest(id);
             self.stamp(id, now);
             return Some(StationId(id));
         }

@@ -118,7 +118,7 @@ impl Table {
     }
 
     /// The station is the newest of its port again.
-    pub(super) fn to_back(&mut self, id: u32) {
+    pub(super) fn make_newest(&mut self, id: u32) {
         let node = self.expect(id);
         if node.newer != NIL {
             self.unlink(id);
@@ -126,10 +126,10 @@ impl Table {
         }
     }
 
-    /// Like [`Self::to_back`], noting that it was heard at `heard`.
+    /// Like [`Self::make_newest`], noting that it was heard at `heard`.
     pub(super) fn list_again(&mut self, id: u32, heard: u32) {
         self.expect_mut(id).listed = heard;
-        self.to_back(id);
+        self.make_newest(id);
     }
 
     /// The oldest station of the port that holds most, in `bridge` or over all.
