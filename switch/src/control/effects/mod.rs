@@ -14,6 +14,9 @@ pub mod port;
 /// The underlay: local address, device, MTU.
 pub mod underlay;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::io;
 
 use weft_sys::{link, tun};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::control::effects::testing::{namespace, root};
 
 fn spec() -> NftSpec {
     NftSpec {
@@ -29,4 +30,25 @@ fn the_text_has_what_flannel_has() {
 fn a_missing_program_is_named_with_its_package() {
     let error = output("nft-that-is-not", &[], None).unwrap_err().to_string();
     assert!(error.contains("not found; install the package"), "{error}");
+}
+
+#[test]
+fn the_table_is_replaced_whole_and_removed() {
+    if !root() {
+        return;
+    }
+    namespace()
+        .run(|| {
+            assert!(!exists());
+            apply(&spec()).unwrap();
+            let first = nft(&["list", "table", "inet", TABLE]).unwrap();
+            apply(&spec()).unwrap();
+            assert_eq!(nft(&["list", "table", "inet", TABLE]).unwrap(), first);
+            apply(&NftSpec { masquerade: false, ..spec() }).unwrap();
+            assert!(!nft(&["list", "table", "inet", TABLE]).unwrap().contains("\"lo\""));
+            remove().unwrap();
+            remove().unwrap();
+            assert!(!exists() && nft(&["list", "ruleset"]).unwrap().is_empty());
+        })
+        .unwrap();
 }
