@@ -26,12 +26,12 @@ pub mod plan;
 pub mod publish;
 /// Desired state.
 pub mod state;
-/// What happens outside and must be noticed.
-pub mod watch;
 /// What is kept over a restart.
 pub mod store;
 /// Commands applied to a draft of the state.
 pub mod transaction;
+/// What happens outside and must be noticed.
+pub mod watch;
 
 #[cfg(test)]
 mod testing;

@@ -15,9 +15,10 @@ use weft_sys::pathid::Dir;
 
 use super::check;
 use crate::control::effects::port::pod_mtu;
-use crate::control::engine::{Draft, Handle, HangUp, PodNetns, unix_now};
+use crate::control::engine::{Draft, Handle, HangUp, PodNetns, View, unix_now};
 use crate::control::ipam::{self, IpamError};
-use crate::control::state::{NetnsRecord, PortRecord, State};
+use crate::control::state::{NetnsRecord, PortRecord};
+use crate::control::transaction::check_port;
 
 /// CNI error code of CHECK for a port whose link was deleted (codes from 100 on are a plugin's own).
 const LOST: u32 = 100;
@@ -103,7 +104,7 @@ pub(super) async fn run(handle: &Handle, request: Request, pod: Option<Pod>) -> 
             }
             None => Err(CniError::new(code::INVALID_NETNS, "CHECK needs a namespace").into()),
         },
-        Request::Status { delegated_ipam, .. } => status(handle, delegated_ipam).map(|()| Reply::Ok),
+        Request::Status { delegated_ipam, .. } => status(&handle.view(), delegated_ipam).map(|()| Reply::Ok),
         Request::Gc { network, valid } => gc(handle, network, valid).await.map(|()| Reply::Ok),
     };
     done.unwrap_or_else(|error| Reply::Error(error.into()))
@@ -183,8 +184,7 @@ async fn check(
     found.map_err(|message| CniError::new(code::INTERNAL, message).into())
 }
 
-fn status(handle: &Handle, delegated_ipam: bool) -> Result<(), VerbError> {
-    let view = handle.view();
+fn status(view: &View, delegated_ipam: bool) -> Result<(), VerbError> {
     let unavailable = |message: String| Err(CniError::new(code::UNAVAILABLE, message).into());
     if !view.ready {
         return unavailable("weftd is still bringing its ports back".to_owned());
@@ -234,7 +234,6 @@ fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<Arc<PortRe
         }
         Ipam::Delegated { ips, routes } => {
             spec.ips = ips.iter().map(|ip| ip.address).collect();
-            refuse_taken(&draft.state, &bridge, &spec.ips)?;
             // The delegated plugin's routes are all there are.
             spec.gateways = Some(Vec::new());
             spec.routes = routes;
@@ -271,17 +270,6 @@ fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<Arc<PortRe
         .get(&name)
         .cloned()
         .ok_or_else(|| CniError::new(code::INTERNAL, format!("port {name} did not stay in the state")).into())
-}
-
-fn refuse_taken(state: &State, bridge: &str, ips: &[IpNet]) -> Result<(), VerbError> {
-    let on_bridge = state.ports.values().filter(|port| port.spec.bridge == bridge);
-    for port in on_bridge {
-        let shared = ips.iter().find(|ip| port.spec.ips.iter().any(|other| other.addr() == ip.addr()));
-        if let Some(ip) = shared {
-            return Err(IpamError::InUse { ip: ip.addr(), port: port.spec.name.clone() }.into());
-        }
-    }
-    Ok(())
 }
 
 fn remove(draft: &mut Draft, which: impl Fn(&PortRecord) -> bool) -> Vec<String> {
@@ -326,6 +314,5 @@ fn added(port: &PortRecord, delegated: &[DelegatedIp]) -> Added {
     Added { port: spec.name.clone(), mac, mtu, ips, routes }
 }
 
-fn check_port(_state: &State, _name: &str) -> Result<(), ApiError> {
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ pub const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
 pub struct HostSpec {
     /// Name of the node's own port.
     pub ifname: String,
-    /// Its MAC; see [`host_mac`].
+    /// Its MAC, which never changes and is not the router's.
     pub mac: MacAddr,
     /// The router's MAC.
     pub router_mac: MacAddr,
@@ -53,11 +53,6 @@ pub struct HostSpec {
     pub cluster_cidrs: Vec<IpNet>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
-}
-
-/// The fixed MAC of a node's own port, by the node's name (or the host's). Differs from the router's.
-pub fn host_mac(node: &str, ifname: &str) -> MacAddr {
-    MacAddr::derived(format!("host {node} {ifname}").as_bytes())
 }
 
 impl HostSpec {
@@ -159,12 +154,18 @@ impl HostNetwork {
         set_addresses(&mut netlink, link.index, &spec.gateways)?;
         set_neighbours(&mut netlink, link.index, spec)?;
         set_routes(&mut netlink, link.index, &spec.routes(link.index))?;
-        lock(&self.firewall).set_table(&spec.nft())
+        let mut firewall = lock(&self.firewall);
+        if firewall.set_table(&spec.nft())? {
+            // At once: the next look may come too late for the first packet.
+            firewall.check();
+            self.chains.store(Arc::new(firewall.forward.chains()));
+        }
+        Ok(())
     }
 
     /// Looks after the firewall on a helper thread: rules of ours in foreign chains that drop, and our table if somebody
-    /// flushed it. To be called every 5 to 10 seconds, and once after [`HostNetwork::apply`]. Takes 10 ms and more, of
-    /// that thread's time; while one look is under way, another does nothing.
+    /// flushed it. To be called every 5 to 10 seconds ([`HostNetwork::apply`] does it once, too). Takes 10 ms and more,
+    /// of that thread's time; while one look is under way, another does nothing.
     pub fn check_firewall(&self) {
         let (firewall, chains) = (Arc::clone(&self.firewall), Arc::clone(&self.chains));
         // A new thread is in the namespace of the one that makes it.
@@ -235,12 +236,14 @@ impl HostNetwork {
 }
 
 impl Firewall {
-    fn set_table(&mut self, spec: &NftSpec) -> Result<(), EffectError> {
-        if self.table.as_ref() != Some(spec) {
-            nft::apply(spec)?;
-            self.table = Some(spec.clone());
+    /// True if the table was another one, or none.
+    fn set_table(&mut self, spec: &NftSpec) -> Result<bool, EffectError> {
+        if self.table.as_ref() == Some(spec) {
+            return Ok(false);
         }
-        Ok(())
+        nft::apply(spec)?;
+        self.table = Some(spec.clone());
+        Ok(true)
     }
 
     fn check(&mut self) {

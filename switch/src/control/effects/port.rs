@@ -23,7 +23,7 @@ use super::EffectError;
 use crate::port::TapDevice;
 
 /// Smallest MTU of a device with IPv6 addresses; below it the kernel deletes them for good (RFC 8200 section 5).
-pub const MIN_MTU_V6: u32 = 1280;
+pub const MIN_MTU_V6: u32 = crate::control::state::MIN_MTU;
 
 /// Smallest MTU of a device (RFC 791 section 3.1).
 pub const MIN_MTU: u32 = 68;

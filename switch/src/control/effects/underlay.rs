@@ -1,15 +1,10 @@
-//! The underlay: which address and device of this node carry VXLAN, and how big an inner packet may be.
+//! The underlay: which addresses this node has, and which device, of which MTU, carries its VXLAN.
 
 use std::net::IpAddr;
 
 use weft_sys::link::{Link, Netlink};
 
 use super::EffectError;
-
-/// Bytes around an inner IP packet over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
-pub const OVERHEAD_V4: u32 = 50;
-/// The same over IPv6, whose header has 40 bytes.
-pub const OVERHEAD_V6: u32 = 70;
 
 /// MTU taken when the underlay's cannot be known.
 const DEFAULT_MTU: u32 = 1500;
@@ -58,11 +53,6 @@ pub fn detect(address: IpAddr) -> Result<LocalUnderlay, EffectError> {
     let mtu = if link.loopback { way_out_mtu(&mut netlink, address)? } else { link.mtu };
     let Link { index, name, .. } = link;
     Ok(LocalUnderlay { address, index, device: name, mtu })
-}
-
-/// MTU inside the tunnel to peers of `remote`'s family, in bytes; not clamped.
-pub fn inner_mtu(underlay_mtu: u32, remote: IpAddr) -> u32 {
-    underlay_mtu.saturating_sub(if remote.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 })
 }
 
 fn usable(ip: &IpAddr) -> bool {

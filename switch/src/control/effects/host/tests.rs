@@ -5,7 +5,7 @@ use crate::control::effects::testing::{namespace, root, sh};
 fn spec() -> HostSpec {
     HostSpec {
         ifname: "weft0".into(),
-        mac: host_mac("n1", "weft0"),
+        mac: "02:00:00:00:00:11".parse().unwrap(),
         router_mac: "02:00:00:00:00:01".parse().unwrap(),
         mtu: 1450,
         gateways: vec!["10.244.1.1/24".parse().unwrap(), "fd00:1:1::1/64".parse().unwrap()],
