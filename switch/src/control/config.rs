@@ -14,6 +14,7 @@ use serde::Deserialize;
 use weft_encap::Vni;
 
 use super::names;
+use crate::path::dataplane::{DataplaneConfig, MAX_SPIN_US};
 
 /// Where the configuration is unless told otherwise; may be missing.
 pub const DEFAULT_CONFIG: &str = "/etc/weft/weft.toml";
@@ -81,7 +82,7 @@ pub struct Settings {
     /// Worker threads, 1 to 64; 0: chosen by the number of CPUs [default: 0]
     #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// Microseconds that a worker looks for more frames before it sleeps, 0 to 1000 [default: 50]
+    /// Microseconds that a worker looks for more frames before it sleeps, 0 to 200 [default: 100, or 0 with one CPU]
     #[arg(long, env = "WEFT_SPIN_US", value_name = "MICROSECONDS")]
     pub spin_us: Option<u32>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
@@ -141,8 +142,10 @@ pub enum LogFormat {
 pub struct Config {
     /// The file it was read from, if there is one.
     pub file: Option<PathBuf>,
-    /// The cluster file; `None`: there is none.
-    pub cluster: Option<PathBuf>,
+    /// The cluster file.
+    pub cluster: PathBuf,
+    /// It was asked for, so it must be there; else it may come later.
+    pub cluster_is_told: bool,
     /// This node's name in it, if told.
     pub node: Option<String>,
     /// Control socket.
@@ -239,10 +242,10 @@ impl Args {
 impl Config {
     /// The defaults.
     pub fn defaults() -> Config {
-        let cluster = Path::new(DEFAULT_CLUSTER);
         Config {
             file: None,
-            cluster: cluster.exists().then(|| cluster.to_owned()),
+            cluster: DEFAULT_CLUSTER.into(),
+            cluster_is_told: false,
             node: None,
             socket: "/run/weft/weft.sock".into(),
             cni_socket: "/run/weft/cni.sock".into(),
@@ -250,7 +253,7 @@ impl Config {
             run_dir: "/run/weft".into(),
             state_dir: "/var/lib/weft".into(),
             workers: 0,
-            spin_us: 50,
+            spin_us: DataplaneConfig::default().spin_us,
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),
@@ -273,7 +276,8 @@ impl Config {
         let run_dir = all.run_dir.unwrap_or(default.run_dir);
         let config = Config {
             file: file.map(|file| file.path.clone()),
-            cluster: all.cluster.or(default.cluster),
+            cluster_is_told: all.cluster.is_some(),
+            cluster: all.cluster.unwrap_or(default.cluster),
             node: all.node,
             socket: all.socket.unwrap_or_else(|| run_dir.join("weft.sock")),
             cni_socket: all.cni_socket.unwrap_or_else(|| run_dir.join("cni.sock")),
@@ -314,8 +318,8 @@ impl Config {
                 format!("{}; expected 1 to {MAX_WORKERS}, or 0 for the default", self.workers),
             );
         }
-        if self.spin_us > 1000 {
-            return bad("spin_us", format!("{}; expected 0 to 1000 microseconds", self.spin_us));
+        if self.spin_us > MAX_SPIN_US {
+            return bad("spin_us", format!("{}; expected 0 to {MAX_SPIN_US} microseconds", self.spin_us));
         }
         if let Some(mtu) = self.mtu.filter(|mtu| !(1280..=65_521).contains(mtu)) {
             return bad("mtu", format!("{mtu}; expected 1280 to 65521 bytes"));

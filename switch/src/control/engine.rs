@@ -4,8 +4,12 @@
 //! reverse on an error, and the store put back), snapshot, publication, every worker's acknowledgement, reply. If the
 //! asker has gone away before the reply, a change that said so is taken back.
 
+/// The thread's loop: one job after the other.
+mod run;
+/// From nothing to forwarding.
+mod start;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,8 +21,14 @@ use weft_encap::{MacAddr, VlanId};
 use weft_sys::netns::Netns;
 use weft_sys::pathid::Dir;
 
+use super::cluster::Cluster;
+use super::effects::host::SysctlChange;
+use super::publish::PeerKey;
 use super::state::{NetnsRecord, State};
-use crate::table::Epoch;
+use crate::table::{BridgeSlot, Epoch, PeerSlot, PortSlot};
+
+pub use run::Engine;
+pub use start::{StartError, Started, configured_cluster, read_cluster, start};
 
 /// How many jobs may wait.
 const QUEUE: usize = 1024;
@@ -93,8 +103,14 @@ pub enum Job {
         /// What to do when nobody listens to it.
         hang_up: HangUp,
     },
-    /// Look after what changes without being asked: lost ports, counters of the view.
-    Refresh,
+    /// A second has passed: look at names of namespaces, at what could not be opened, at the firewall.
+    Tick,
+    /// The data plane has lost a port.
+    Lost,
+    /// Links or addresses of the host changed.
+    Network,
+    /// The cluster file changed: what it says now, or what is wrong with it.
+    Cluster(Result<Cluster, String>),
     /// Stop: the thread ends when its turn comes.
     Stop(oneshot::Sender<()>),
 }
@@ -117,8 +133,20 @@ pub struct View {
     pub ready: bool,
     /// What works worse than it could, and why.
     pub degraded: Vec<String>,
-    /// Addresses of this node, where they matter.
-    pub local: Vec<IpAddr>,
+    /// The cluster file and what is wrong with its latest edit.
+    pub cluster: weft_api::report::ClusterStatus,
+    /// Foreign chains with rules of ours.
+    pub foreign_chains: Vec<String>,
+    /// Sysctls changed.
+    pub sysctls: Vec<SysctlChange>,
+    /// Offloads of each port with an open device.
+    pub offloads: BTreeMap<String, Vec<String>>,
+    /// Slots of ports that forward.
+    pub ports: BTreeMap<String, PortSlot>,
+    /// Slots of bridges.
+    pub bridges: BTreeMap<String, BridgeSlot>,
+    /// Slots of peers.
+    pub peers: BTreeMap<PeerKey, PeerSlot>,
 }
 
 impl Handle {
@@ -166,6 +194,14 @@ impl Handle {
     /// [`Code::Unavailable`] when too many wait or the engine stops.
     pub fn send(&self, job: Job) -> Result<(), ApiError> {
         self.jobs.try_send(job).map_err(|error| unavailable(&error))
+    }
+
+    /// As [`Handle::send`], but waits for room in the queue: for what must not be lost, from threads that may wait.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when the engine stops.
+    pub fn send_blocking(&self, job: Job) -> Result<(), ApiError> {
+        self.jobs.send(job).map_err(|_| stopping())
     }
 
     /// What is in force.

@@ -18,6 +18,8 @@ pub mod effects;
 pub mod engine;
 /// Addresses of pods.
 pub mod ipam;
+/// Open devices, sockets, the host's network.
+pub mod live;
 /// What names may look like.
 pub mod names;
 /// What differs between two states.

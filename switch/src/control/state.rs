@@ -25,7 +25,7 @@ pub const VXLAN_PORT: u16 = 4789;
 pub const MIN_MTU: u32 = 1280;
 
 /// Everything that is wanted.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Bridges by name.
     pub bridges: BTreeMap<String, Arc<BridgeSpec>>,
@@ -44,7 +44,7 @@ pub struct State {
 }
 
 /// A port as it is wanted, and what must be remembered to take its device up again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortRecord {
     /// The wish, resolved: for a TAP `ifname`, `mac`, `mtu` and `gateways` are filled in.
@@ -131,7 +131,7 @@ pub struct StaticNeighbour {
 }
 
 /// Addresses of the built-in IPAM; [`super::ipam`] gives them out.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpamState {
     /// Who holds which address.
     pub leases: BTreeMap<IpAddr, Lease>,
@@ -153,7 +153,7 @@ pub struct Lease {
 }
 
 /// What configuration and cluster file say. Derived at start and whenever one of them changes; never stored.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeNetwork {
     /// This node's name, if there is a cluster.
     pub name: Option<String>,

@@ -1,0 +1,390 @@
+//! The engine thread: it owns everything that changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use weft_api::{ApiError, Code};
+
+use super::{Draft, Forget, HangUp, Job, PodNetns, View, unix_now};
+use crate::control::cluster::Cluster;
+use crate::control::config::Config;
+use crate::control::derive::{self, Machine};
+use crate::control::live::{Aside, Live, Opened};
+use crate::control::plan::{Step, plan};
+use crate::control::publish::Publisher;
+use crate::control::state::State;
+use crate::control::store::Store;
+use crate::path::dataplane::Dataplane;
+use crate::table::{Epoch, Snapshot};
+
+/// How long a publication waits for the workers.
+const ACKNOWLEDGE: Duration = Duration::from_secs(1);
+/// Every how many ticks the firewall is looked after.
+const FIREWALL_TICKS: u64 = 5;
+
+/// Everything that the engine thread owns.
+pub struct Engine {
+    pub(super) config: Config,
+    pub(super) state: Arc<State>,
+    pub(super) live: Live,
+    pub(super) store: Store,
+    pub(super) publisher: Publisher,
+    /// The snapshot published last.
+    pub(super) shown: Arc<Snapshot>,
+    pub(super) dataplane: Arc<Dataplane>,
+    pub(super) view: Arc<ArcSwap<View>>,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) cluster_error: Option<String>,
+    /// What is wrong for as long as this process lives.
+    pub(super) lasting: Vec<String>,
+    pub(super) ticks: u64,
+}
+
+impl Engine {
+    /// Serves jobs until one says stop, or nobody is left to send any. Ports stay for the next run.
+    pub fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        let mut told = None;
+        for job in jobs {
+            match job {
+                Job::Edit { what, edit, finish, hang_up } => self.edit(what, edit, finish, hang_up),
+                Job::Tick => self.tick(),
+                Job::Lost => self.lost(),
+                Job::Network => self.network(),
+                Job::Cluster(cluster) => self.cluster(cluster),
+                Job::Stop(reply) => {
+                    told = Some(reply);
+                    break;
+                }
+            }
+        }
+        self.live.close();
+        if let Some(told) = told {
+            let _ = told.send(());
+        }
+    }
+
+    fn edit(&mut self, what: &'static str, edit: super::Edit, finish: super::Finish, hang_up: HangUp) {
+        let before = Arc::clone(&self.state);
+        let mut draft = self.draft();
+        if edit(&mut draft).is_err() {
+            finish(Err(ApiError::new(Code::Internal, "refused")));
+            return;
+        }
+        let Draft { state, netns, forget, .. } = draft;
+        let done = self.commit(state, &netns, &forget);
+        match &done {
+            Ok(epoch) => tracing::debug!(what, epoch, "done"),
+            Err(error) => tracing::info!(what, error = error.message, "not done"),
+        }
+        let succeeded = done.is_ok();
+        if !finish(done) && succeeded && hang_up == HangUp::RollBack {
+            tracing::info!(what, "nobody waits for the answer any more; taken back");
+            if let Err(error) = self.commit((*before).clone(), &BTreeMap::new(), &[]) {
+                tracing::error!(what, error = error.message, "taking it back failed");
+            }
+        }
+    }
+
+    fn draft(&self) -> Draft {
+        let (dataplane, bridges) = (Arc::clone(&self.dataplane), self.view.load().bridges.clone());
+        Draft {
+            state: (*self.state).clone(),
+            netns: BTreeMap::new(),
+            forget: Vec::new(),
+            now: unix_now(),
+            is_learned: Arc::new(move |bridge, vlan, mac| {
+                let Some(slot) = bridges.get(bridge) else { return false };
+                dataplane.learned().iter().any(|known| {
+                    let station = &known.station;
+                    (station.bridge, station.vlan, station.mac) == (*slot, vlan, mac)
+                })
+            }),
+        }
+    }
+
+    /// Makes `new` the state in force: kept, carried out, published, acknowledged.
+    pub(super) fn commit(
+        &mut self,
+        new: State,
+        netns: &BTreeMap<String, PodNetns>,
+        forget: &[Forget],
+    ) -> Result<Epoch, ApiError> {
+        let old = Arc::clone(&self.state);
+        if *old != new {
+            let aside = self.make(&old, new, netns)?;
+            let before = Arc::clone(&self.shown);
+            self.publish();
+            self.reset_gone(&before);
+            let state = Arc::clone(&self.state);
+            self.live.finish(aside, &state);
+        }
+        for one in forget {
+            self.forget(one);
+        }
+        Ok(self.publisher.last().epoch)
+    }
+
+    /// Store and effects, both or neither; then the snapshot, not yet published.
+    fn make(
+        &mut self,
+        old: &Arc<State>,
+        new: State,
+        netns: &BTreeMap<String, PodNetns>,
+    ) -> Result<Aside, ApiError> {
+        let internal = |message: String| ApiError::new(Code::Internal, message);
+        self.store.write(old, &new).map_err(|error| internal(error.to_string()))?;
+        let mut aside = Aside::default();
+        let mut done: Vec<Step> = Vec::new();
+        let mut opened: Vec<Opened> = Vec::new();
+        let mut failed = None;
+        for step in plan(old, &new) {
+            match self.live.carry_out(&step, (old, &new), netns, &mut aside) {
+                Ok(found) => {
+                    opened.extend(found);
+                    done.push(step);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let amended = amend(&new, &opened);
+        if failed.is_none() {
+            failed = self.store.write(&new, &amended).err().map(|error| internal(error.to_string()));
+        }
+        if failed.is_none() {
+            let (devices, acknowledged) = (self.live.devices(), self.dataplane.acknowledged());
+            match self.publisher.build(&amended, &devices, acknowledged) {
+                Ok(_) => {
+                    self.state = Arc::new(amended);
+                    return Ok(aside);
+                }
+                Err(full) => failed = Some(ApiError::new(Code::Exhausted, full.to_string())),
+            }
+        }
+        for step in done.iter().rev() {
+            let back = self.live.carry_out(&step.inverse(), (&amended, old), netns, &mut aside);
+            if let Err(error) = back {
+                tracing::error!(error = error.message, "taking a change back failed");
+            }
+        }
+        if let Err(error) = self.store.write(&amended, old) {
+            tracing::error!(%error, "taking a change back failed");
+        }
+        self.live.finish(aside, old);
+        Err(failed.unwrap_or_else(|| internal("the change failed".into())))
+    }
+
+    /// Publishes the snapshot built last, waits for the workers, and shows the new state.
+    pub(super) fn publish(&mut self) {
+        let snapshot = Arc::clone(self.publisher.last());
+        let epoch = snapshot.epoch;
+        self.dataplane.publish(snapshot);
+        if !self.dataplane.wait(epoch, ACKNOWLEDGE) {
+            tracing::error!(epoch, "a worker has not taken up a change within a second");
+        }
+        self.shown = Arc::clone(self.publisher.last());
+        self.show();
+    }
+
+    /// Ports and peers that were in the snapshot `before` and went: their slots get new owners, who must not inherit
+    /// counters and learned stations.
+    fn reset_gone(&self, before: &Snapshot) {
+        let now = self.publisher.last();
+        if self.dataplane.acknowledged() < now.epoch {
+            return;
+        }
+        for port in before.ports.slots.iter().flatten() {
+            if now.ports.get(port.slot).is_none_or(|is| is.name != port.name) {
+                self.dataplane.reset_port(port.bridge, port.slot);
+            }
+        }
+        for peer in before.tunnels.peers.iter().flatten() {
+            if now.tunnels.get(peer.slot).is_none() {
+                self.dataplane.reset_peer(peer.slot);
+            }
+        }
+    }
+
+    /// Lets readers see the state in force.
+    pub(super) fn show(&mut self) {
+        let mut degraded = self.lasting.clone();
+        degraded.extend(self.live.degraded(&self.state));
+        let file = self.cluster.is_some() || self.config.cluster_is_told;
+        let file = file.then(|| self.config.cluster.display().to_string());
+        let nodes = self.cluster.as_ref().map_or(0, |cluster| cluster.nodes.len());
+        let view = View {
+            state: Arc::clone(&self.state),
+            epoch: self.publisher.last().epoch,
+            ready: true,
+            degraded,
+            cluster: weft_api::report::ClusterStatus { file, nodes, error: self.cluster_error.clone() },
+            foreign_chains: self.live.host().foreign_chains(),
+            sysctls: self.live.host().sysctls().to_vec(),
+            offloads: self.live.offloads(),
+            ports: self.publisher.port_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
+            bridges: self.publisher.bridge_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
+            peers: self.publisher.peer_slots().map(|(key, slot)| (key.clone(), slot)).collect(),
+        };
+        self.view.store(Arc::new(view));
+    }
+
+    fn forget(&self, forget: &Forget) {
+        let Some(bridge) = self.publisher.bridge_slot(&forget.bridge) else { return };
+        let port = forget.port.as_ref().map(|name| self.publisher.port_slot(name));
+        if let Some(None) = port {
+            return;
+        }
+        self.dataplane.flush_learned(bridge, port.flatten(), forget.station);
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.lost();
+        let ended = self.live.ended();
+        if !ended.is_empty() {
+            tracing::info!(ports = ?ended, "their namespaces are gone; removed");
+            self.change("namespaces gone", |state, now| {
+                for name in &ended {
+                    state.remove_port(name, now);
+                }
+            });
+        }
+        let state = Arc::clone(&self.state);
+        if self.live.retry(&state) {
+            self.rebuild();
+        }
+        if self.ticks % FIREWALL_TICKS == 0 && state.node.internal.is_some() {
+            self.live.host().check_firewall();
+        }
+        self.show();
+    }
+
+    /// Ports whose link was deleted inside a living namespace.
+    fn lost(&mut self) {
+        let lost: Vec<String> = self
+            .dataplane
+            .lost_ports()
+            .into_iter()
+            .filter_map(|(slot, generation)| {
+                let port = self.publisher.last().ports.get(slot)?;
+                (port.generation == generation).then(|| port.name.to_string())
+            })
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
+        // A namespace that ends takes its links with it: then the port is not lost, it is gone.
+        let ended: BTreeSet<String> = self.live.ended().into_iter().collect();
+        self.change("ports lost", |state, now| {
+            for name in &lost {
+                if ended.contains(name) {
+                    state.remove_port(name, now);
+                } else if state.mark_lost(name, "its link was deleted inside the namespace") {
+                    tracing::info!(port = name, "lost: its link was deleted inside the namespace");
+                }
+            }
+        });
+    }
+
+    /// Addresses or MTUs of the host changed: what follows from them is derived anew.
+    fn network(&mut self) {
+        let cluster = self.cluster.clone();
+        if let Err(error) = self.derive(cluster.as_ref()) {
+            tracing::warn!(error, "after a change of links or addresses");
+        }
+    }
+
+    fn cluster(&mut self, cluster: Result<Cluster, String>) {
+        // Nobody asked for a cluster, and there is none.
+        if self.cluster.is_none() && !self.config.cluster_is_told && !self.config.cluster.exists() {
+            return;
+        }
+        let applied = cluster.and_then(|cluster| {
+            if self.cluster.as_ref() == Some(&cluster) {
+                return Ok(());
+            }
+            self.derive(Some(&cluster))?;
+            tracing::info!(nodes = cluster.nodes.len(), "the cluster file is in force");
+            self.cluster = Some(cluster);
+            Ok(())
+        });
+        let error = applied.err();
+        if let Some(error) = error.as_ref().filter(|error| self.cluster_error.as_ref() != Some(error)) {
+            tracing::error!(error, "the cluster file is bad; the last good one stays in force");
+        }
+        self.cluster_error = error;
+        self.show();
+    }
+
+    fn derive(&mut self, cluster: Option<&Cluster>) -> Result<(), String> {
+        let network = network_of(&self.config, cluster)?;
+        let config = self.config.clone();
+        let mut new = (*self.state).clone();
+        let displaced = derive::apply(&mut new, &config, network, unix_now());
+        for name in displaced {
+            tracing::warn!(
+                name,
+                "the configuration takes this name; the operator's object of that name is gone"
+            );
+        }
+        if new == *self.state {
+            return Ok(());
+        }
+        self.commit(new, &BTreeMap::new(), &[]).map(|_| ()).map_err(|error| error.message)
+    }
+
+    /// A change that nobody asked for.
+    fn change(&mut self, what: &'static str, change: impl FnOnce(&mut State, u64)) {
+        let mut new = (*self.state).clone();
+        change(&mut new, unix_now());
+        if let Err(error) = self.commit(new, &BTreeMap::new(), &[]) {
+            tracing::error!(what, error = error.message, "not done");
+        }
+    }
+
+    /// A new snapshot of the same state, because devices changed.
+    fn rebuild(&mut self) {
+        let (devices, acknowledged) = (self.live.devices(), self.dataplane.acknowledged());
+        match self.publisher.build(&Arc::clone(&self.state), &devices, acknowledged) {
+            Ok(_) => self.publish(),
+            Err(full) => tracing::error!(%full, "publishing"),
+        }
+    }
+}
+
+/// What configuration, cluster file and machine make of this node.
+pub(super) fn network_of(
+    config: &Config,
+    cluster: Option<&Cluster>,
+) -> Result<crate::control::state::NodeNetwork, String> {
+    use crate::control::effects::underlay;
+    let mut machine = Machine {
+        local: underlay::local_addresses().map_err(|error| error.to_string())?,
+        underlay_mtu: None,
+        has_ipv6: std::path::Path::new("/proc/self/net/if_inet6").exists(),
+    };
+    let file = config.cluster.display();
+    let derived = |machine: &Machine| {
+        derive::node_network(config, cluster, machine).map_err(|error| format!("{file}: {error}"))
+    };
+    let address = derived(&machine)?.vtep.map(|vtep| vtep.underlay);
+    machine.underlay_mtu = address.and_then(crate::control::live::underlay_mtu);
+    derived(&machine)
+}
+
+/// `state` with what opening its devices told.
+pub(super) fn amend(state: &State, opened: &[Opened]) -> State {
+    let mut amended = state.clone();
+    for found in opened {
+        if let Some(port) = amended.ports.get_mut(&found.name) {
+            let port = Arc::make_mut(port);
+            port.tap = Some(found.tap.clone());
+            port.netns.clone_from(&found.netns);
+        }
+    }
+    amended
+}

@@ -1,0 +1,477 @@
+//! The live half of the engine: open devices, sockets, the host's network. Carries out the steps of a plan, and takes
+//! them back.
+//!
+//! Devices that a change ends are only set aside while it is carried out: they are closed once every worker forwards
+//! by the new snapshot, so that taking back is putting back, and no worker meets a closed one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_api::{ApiError, Code};
+use weft_sys::netns::{NAMED_DIR, Netns, NsId};
+
+use super::effects::host::{HostNetwork, HostSpec, record_path};
+use super::effects::port::{self, LivePort};
+use super::effects::{EffectError, underlay};
+use super::engine::PodNetns;
+use super::plan::{Step, device};
+use super::publish::Devices;
+use super::state::{NetnsRecord, PortRecord, State, TapRecord};
+use super::watch::{self, NetnsName};
+use crate::port::Underlay;
+use crate::port::underlay::UnderlayConfig;
+
+/// How long a device of the same name that is just being closed is waited for.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// An open port and where it is.
+#[derive(Debug)]
+struct Open {
+    live: LivePort,
+    netns: Arc<Netns>,
+}
+
+/// What a change has set aside.
+#[derive(Debug, Default)]
+pub struct Aside {
+    ports: BTreeMap<String, Open>,
+    underlays: BTreeMap<u16, Arc<Underlay>>,
+}
+
+/// What was learned by opening a device, to be recorded.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The port.
+    pub name: String,
+    /// Its device.
+    pub tap: TapRecord,
+    /// Its namespace, unless it is the daemon's own.
+    pub netns: Option<NetnsRecord>,
+}
+
+/// What became of a stored port at start.
+#[derive(Debug)]
+pub enum Return {
+    /// It forwards again.
+    Back(Opened),
+    /// Its namespace is gone, or it was never finished: it ends.
+    Gone,
+    /// Its link is gone, or cannot be opened.
+    Lost(String),
+}
+
+/// Everything open.
+#[derive(Debug)]
+pub struct Live {
+    own: Arc<Netns>,
+    ports: BTreeMap<String, Open>,
+    names: BTreeMap<String, NetnsName>,
+    underlays: BTreeMap<u16, Arc<Underlay>>,
+    host: HostNetwork,
+    host_failed: Option<String>,
+    closing: Vec<(NsId, String, Instant)>,
+}
+
+impl Live {
+    /// Nothing is open yet. `internal` is the name of the node's own port, if it has one.
+    ///
+    /// # Errors
+    /// When the record of an earlier run's sysctls cannot be read.
+    pub fn new(state_dir: &Path, internal: Option<&str>) -> Result<Live, EffectError> {
+        let own = Netns::current().map_err(EffectError::io("open the own namespace"))?;
+        Ok(Live {
+            own: Arc::new(own),
+            ports: BTreeMap::new(),
+            names: BTreeMap::new(),
+            underlays: BTreeMap::new(),
+            host: HostNetwork::open(record_path(state_dir), internal.unwrap_or("weft0"))?,
+            host_failed: None,
+            closing: Vec::new(),
+        })
+    }
+
+    /// Carries one step out on the way from a state to `state`. `netns` has the namespaces that came with the change;
+    /// what the step ends is put into `aside`, what it ended earlier is taken out of it again.
+    ///
+    /// # Errors
+    /// What the kernel says; the step has left nothing behind then.
+    pub fn carry_out(
+        &mut self,
+        step: &Step,
+        (from, state): (&State, &State),
+        netns: &BTreeMap<String, PodNetns>,
+        aside: &mut Aside,
+    ) -> Result<Option<Opened>, ApiError> {
+        let of = |name: &str| format!("port {name}: ");
+        match step {
+            Step::Destroy(record) => {
+                let name = &record.spec.name;
+                if let Some(open) = self.ports.remove(name) {
+                    aside.ports.insert(name.clone(), open);
+                }
+                Ok(None)
+            }
+            Step::Create(record) => {
+                let name = &record.spec.name;
+                let back = aside.ports.get(name).is_some_and(|open| self.is_device_of(open, record));
+                if let Some(open) = aside.ports.remove(name).filter(|_| back) {
+                    self.ports.insert(name.clone(), open);
+                    return Ok(None);
+                }
+                let given = netns.get(name);
+                self.create(state, record, given, aside).map(Some).map_err(|error| refusal(&of(name), &error))
+            }
+            Step::Change { old, new } => {
+                let name = &new.spec.name;
+                let (Some(was), Some(is), Some(open)) =
+                    (device(from, old), device(state, new), self.ports.get(name))
+                else {
+                    return Ok(None);
+                };
+                port::reconfigure(open.live.index, &open.netns, &was, &is)
+                    .map_err(|error| refusal(&of(name), &error))?;
+                Ok(None)
+            }
+            Step::CloseUnderlay(config) => {
+                aside.underlays.extend(self.underlays.remove_entry(&config.port));
+                Ok(None)
+            }
+            Step::OpenUnderlay(config) => {
+                self.open_underlay(*config, aside)
+                    .map_err(|message| ApiError::new(Code::Internal, message))?;
+                Ok(None)
+            }
+            Step::Host { old, new } => {
+                self.set_host(old.as_deref(), new.as_deref()).map_err(|error| refusal("", &error))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Closes what a change has set aside, in the background.
+    pub fn finish(&mut self, aside: Aside, state: &State) {
+        for (_, open) in aside.ports {
+            self.destroy(open);
+        }
+        if !aside.underlays.is_empty() {
+            port::close(aside.underlays);
+        }
+        self.names.retain(|name, _| state.ports.contains_key(name));
+    }
+
+    /// Takes a stored port up again.
+    pub fn reattach(&mut self, state: &State, record: &PortRecord) -> Return {
+        let Some(spec) = device(state, record) else { return Return::Gone };
+        let netns = match &record.netns {
+            None => Arc::clone(&self.own),
+            Some(kept) => match watch::reopen(kept) {
+                Ok(Some(netns)) => {
+                    self.names.insert(record.spec.name.clone(), NetnsName::new(kept, None));
+                    Arc::new(netns)
+                }
+                Ok(None) => return Return::Gone,
+                Err(error) => return Return::Lost(format!("its namespace cannot be opened: {error}")),
+            },
+        };
+        let opened = match port::reattach(&spec, &netns) {
+            // Of the daemon's own namespace, links may well be gone with a boot.
+            Err(EffectError::Missing(_)) if record.netns.is_none() => port::create(&spec, &netns),
+            Err(EffectError::Missing(_)) if record.tap.is_none() => return Return::Gone,
+            other => other,
+        };
+        match opened {
+            Ok(live) => Return::Back(self.keep(
+                &record.spec.name,
+                record.spec.queues,
+                live,
+                netns,
+                record.netns.clone(),
+            )),
+            Err(EffectError::Missing(_)) => Return::Lost("its link was deleted inside the namespace".into()),
+            Err(error) => Return::Lost(error.to_string()),
+        }
+    }
+
+    /// Watches the namespace of a lost port, which has no device any more.
+    pub fn watch(&mut self, record: &PortRecord) {
+        if let Some(kept) = &record.netns {
+            self.names.insert(record.spec.name.clone(), NetnsName::new(kept, None));
+        }
+    }
+
+    /// Opens what should be open and is not: underlays whose address came later, a host network that was refused.
+    /// Returns true if something changed.
+    pub fn retry(&mut self, state: &State) -> bool {
+        let missing: Vec<UnderlayConfig> = super::plan::underlays(state)
+            .into_values()
+            .filter(|config| !self.underlays.contains_key(&config.port))
+            .collect();
+        let mut changed = false;
+        for config in missing {
+            match self.open_underlay(config, &Aside::default()) {
+                Ok(()) => {
+                    tracing::info!(port = config.port, "the underlay is open");
+                    changed = true;
+                }
+                Err(message) => tracing::debug!(message, "the underlay still cannot be opened"),
+            }
+        }
+        if self.host_failed.is_some() {
+            self.start_host(state);
+            changed |= self.host_failed.is_none();
+        }
+        changed
+    }
+
+    /// Opens underlays and sets the host's network at start; what fails is tried again by [`Live::retry`].
+    pub fn start_network(&mut self, state: &State) {
+        for config in super::plan::underlays(state).into_values() {
+            if let Err(message) = self.open_underlay(config, &Aside::default()) {
+                tracing::error!("{message}; tried again every second");
+            }
+        }
+        self.start_host(state);
+        if let Some(message) = &self.host_failed {
+            tracing::error!("{message}; tried again every second");
+        }
+    }
+
+    /// What works worse than it could.
+    pub fn degraded(&self, state: &State) -> Vec<String> {
+        let missing =
+            super::plan::underlays(state).into_keys().filter(|port| !self.underlays.contains_key(port));
+        let mut all: Vec<String> = missing
+            .map(|port| format!("no other node is reached: UDP port {port} cannot be opened"))
+            .collect();
+        all.extend(self.host_failed.clone());
+        for (name, open) in &self.ports {
+            let Some(record) = state.ports.get(name) else { continue };
+            let wanted = port::offloads(&record.spec.offloads_off).unwrap_or(open.live.offloads);
+            let refused = port::offload_names(wanted - open.live.offloads);
+            if !refused.is_empty() {
+                all.push(format!("port {name}: the kernel refused {}", refused.join(", ")));
+            }
+        }
+        all
+    }
+
+    /// Ports whose namespace's name is gone.
+    pub fn ended(&self) -> Vec<String> {
+        self.names.iter().filter(|(_, name)| !name.lives()).map(|(port, _)| port.clone()).collect()
+    }
+
+    /// Offloads of each open port, by name.
+    pub fn offloads(&self) -> BTreeMap<String, Vec<String>> {
+        self.ports
+            .iter()
+            .map(|(name, open)| (name.clone(), port::offload_names(open.live.offloads)))
+            .collect()
+    }
+
+    /// What the snapshot is built from.
+    pub fn devices(&self) -> Devices {
+        let taps = self.ports.iter().map(|(name, open)| (name.clone(), Arc::clone(&open.live.device)));
+        Devices { taps: taps.collect(), underlays: self.underlays.clone() }
+    }
+
+    /// The host's network, for the status and the firewall's upkeep.
+    pub fn host(&mut self) -> &mut HostNetwork {
+        &mut self.host
+    }
+
+    /// Closes everything that is open; devices and namespaces stay for the next run.
+    pub fn close(mut self) {
+        if let Err(error) = self.host.stop() {
+            tracing::warn!(%error, "removing rules from foreign forward chains");
+        }
+        // Closing a TAP blocks for 16 to 20 ms, many at once hardly longer.
+        let closers: Vec<_> = std::mem::take(&mut self.ports)
+            .into_values()
+            .filter_map(|open| std::thread::Builder::new().spawn(move || drop(open)).ok())
+            .collect();
+        for closer in closers {
+            let _ = closer.join();
+        }
+    }
+
+    fn create(
+        &mut self,
+        state: &State,
+        record: &PortRecord,
+        given: Option<&PodNetns>,
+        aside: &mut Aside,
+    ) -> Result<Opened, EffectError> {
+        let Some(spec) = device(state, record) else {
+            return Err(EffectError::Invalid("a segment has no device".into()));
+        };
+        let (netns, kept, dir) = match (given, &record.spec.netns) {
+            (Some(given), _) => (Arc::clone(&given.netns), Some(given.record.clone()), given.dir.clone()),
+            (None, Some(name)) => {
+                let netns = port::open_netns(Some(name))?;
+                let id = netns.id().map_err(EffectError::io("identify the namespace"))?;
+                let kept = NetnsRecord { path: path_of(name), dev: id.dev, ino: id.ino };
+                (Arc::new(netns), Some(kept), None)
+            }
+            (None, None) => (Arc::clone(&self.own), None, None),
+        };
+        let id = netns.id().map_err(EffectError::io("identify the namespace"))?;
+        self.make_room(id, &spec.ifname, aside);
+        let deadline = Instant::now() + CLOSING;
+        let live = loop {
+            match port::create(&spec, &netns) {
+                Err(EffectError::Exists(_))
+                    if self.is_closing(id, &spec.ifname) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                // weft0 of a run that left no record.
+                Err(EffectError::Exists(_)) if kept.is_none() && is_internal(record) => {
+                    break port::reattach(&spec, &netns)?;
+                }
+                other => break other?,
+            }
+        };
+        if let Some(kept) = &kept {
+            self.names.insert(record.spec.name.clone(), NetnsName::new(kept, dir));
+        }
+        Ok(self.keep(&record.spec.name, record.spec.queues, live, netns, kept))
+    }
+
+    fn keep(
+        &mut self,
+        name: &str,
+        queues: u8,
+        live: LivePort,
+        netns: Arc<Netns>,
+        kept: Option<NetnsRecord>,
+    ) -> Opened {
+        let options = weft_sys::tun::TapOptions { multi_queue: queues > 1, ..Default::default() };
+        let tap = TapRecord { flags: options.flags().bits(), ifindex: live.index };
+        self.ports.insert(name.to_owned(), Open { live, netns });
+        Opened { name: name.to_owned(), tap, netns: kept }
+    }
+
+    /// A device that goes in this change and stands in a new one's place goes now.
+    fn make_room(&mut self, id: NsId, ifname: &str, aside: &mut Aside) {
+        let occupies = |open: &Open| {
+            let link = || weft_sys::link::Netlink::new()?.link_by_name(ifname);
+            open.live.netns == id
+                && open.netns.run(link).is_ok_and(|l| matches!(l, Ok(Some(l)) if l.index == open.live.index))
+        };
+        let name = aside.ports.iter().find(|(_, open)| occupies(open)).map(|(name, _)| name.clone());
+        if let Some(open) = name.and_then(|name| aside.ports.remove(&name)) {
+            self.closing.push((id, ifname.to_owned(), Instant::now()));
+            self.destroy(open);
+        }
+    }
+
+    fn destroy(&mut self, open: Open) {
+        self.closing.retain(|(_, _, since)| since.elapsed() < CLOSING);
+        self.closing.push((open.live.netns, String::new(), Instant::now()));
+        let netns = open.netns.try_clone().ok();
+        port::destroy(open.live, netns);
+        port::close(open.netns);
+    }
+
+    /// True if a device of that namespace is being closed.
+    fn is_closing(&self, id: NsId, ifname: &str) -> bool {
+        let same = |name: &str| name.is_empty() || name == ifname;
+        self.closing.iter().any(|(ns, name, since)| *ns == id && same(name) && since.elapsed() < CLOSING)
+    }
+
+    fn is_device_of(&self, open: &Open, record: &PortRecord) -> bool {
+        record.tap.as_ref().is_some_and(|tap| tap.ifindex == open.live.index)
+            && match &record.netns {
+                Some(kept) => (kept.dev, kept.ino) == (open.live.netns.dev, open.live.netns.ino),
+                None => Arc::ptr_eq(&open.netns, &self.own),
+            }
+    }
+
+    fn open_underlay(&mut self, config: UnderlayConfig, aside: &Aside) -> Result<(), String> {
+        // The old sockets are still in the snapshot in force: what they hold cannot be bound again.
+        let kept = aside.underlays.get(&config.port).filter(|old| *old.config() == config).cloned();
+        let opened = match kept {
+            Some(old) => Ok(old),
+            None => Underlay::open(config).map(Arc::new),
+        };
+        let underlay = opened.map_err(|error| {
+            let why = match error.kind() {
+                io::ErrorKind::AddrInUse if aside.underlays.contains_key(&config.port) => {
+                    "its address changed; restart weftd".to_owned()
+                }
+                io::ErrorKind::AddrInUse => {
+                    "another program or VXLAN device has it; stop that, or choose another port".to_owned()
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    format!("{} is not an address of this machine", bound_address(&config))
+                }
+                _ => error.to_string(),
+            };
+            format!("UDP port {} of the underlay cannot be opened: {why}", config.port)
+        })?;
+        self.underlays.insert(config.port, underlay);
+        Ok(())
+    }
+
+    fn start_host(&mut self, state: &State) {
+        let Some(spec) = super::plan::host(state) else { return };
+        self.host_failed = match self.set_host(None, Some(&spec)) {
+            Ok(()) => None,
+            Err(error) => Some(format!("the host's network is not as it should be: {error}")),
+        };
+    }
+
+    fn set_host(&mut self, old: Option<&HostSpec>, new: Option<&HostSpec>) -> Result<(), EffectError> {
+        match (old, new) {
+            (_, Some(new)) => {
+                self.host.apply(new)?;
+                // Docker and others drop what is forwarded; a later look comes too late for the first packet.
+                self.host.check_firewall();
+                Ok(())
+            }
+            (Some(old), None) => self.host.purge(&old.ifname),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The MTU of the device that leads to the underlay, if the node has the address.
+pub fn underlay_mtu(address: std::net::IpAddr) -> Option<u32> {
+    underlay::detect(address).ok().map(|local| local.mtu)
+}
+
+/// A refusal of the kernel as the asker hears it.
+pub fn refusal(of: &str, error: &EffectError) -> ApiError {
+    let code = match error {
+        EffectError::Netns { source, .. } if source.kind() == io::ErrorKind::NotFound => Code::NotFound,
+        EffectError::Netns { .. } | EffectError::Invalid(_) => Code::Invalid,
+        EffectError::Exists(_) => Code::Conflict,
+        _ => Code::Internal,
+    };
+    ApiError::new(code, format!("{of}{error}"))
+}
+
+fn is_internal(record: &PortRecord) -> bool {
+    record.spec.kind == weft_api::PortKind::Internal
+}
+
+/// The path of a namespace that a spec names: what to look at when its name may be gone.
+fn path_of(name: &str) -> String {
+    let named = format!("{NAMED_DIR}/{name}");
+    if name.contains('/') {
+        name.to_owned()
+    } else if name.bytes().all(|byte| byte.is_ascii_digit()) && !Path::new(&named).exists() {
+        format!("/proc/{name}/ns/net")
+    } else {
+        named
+    }
+}
+
+fn bound_address(config: &UnderlayConfig) -> String {
+    let v4 = config.v4.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+    let v6 = config.v6.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+    v4.or(v6).unwrap_or_else(|| "it".to_owned())
+}

@@ -1,0 +1,120 @@
+//! The control API: HTTP/1.1 + JSON on a Unix socket.
+//!
+//! Who may connect is decided by the socket's mode and again by the peer's credentials: root, and the members of one
+//! group when one is configured. Nothing that a client sends or fails to send holds anything else up: connections,
+//! header and body time and body size are bounded, reads are answered from what the engine last published.
+
+/// Paths and what answers them.
+mod routes;
+/// The OpenAPI document.
+mod openapi;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+pub use openapi::document;
+pub use routes::{Source, router};
+
+/// Connections at a time; further ones wait in the socket's backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// A request's headers must have come by then.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// A connection lives no longer.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+
+/// Who may use the API besides root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Members of this group.
+    pub group: Option<u32>,
+}
+
+/// Binds the socket: a stale file is removed, the mode is 0600, or 0660 with the group's ownership.
+///
+/// # Errors
+/// Those of `bind(2)`, `chmod(2)`, `chown(2)`; `AddrInUse` when a live daemon answers there.
+pub fn bind(path: &Path, access: Access) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another weftd answers there"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The file must not be open to anybody between bind and chmod.
+    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = listener?;
+    if let Some(group) = access.group {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
+    Ok(listener)
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Source>) {
+    let router = router(source);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: look again when some may be free.
+                tracing::warn!(%error, "the API's socket");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            if !allowed(&stream, access) {
+                return refuse(stream).await;
+            }
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+            // A client that breaks off is its own affair.
+            let _ = tokio::time::timeout(CONNECTION_TIME, server.serve_connection(TokioIo::new(stream), service))
+                .await;
+        });
+    }
+}
+
+fn allowed(stream: &UnixStream, access: Access) -> bool {
+    let Ok(peer) = stream.peer_cred() else { return false };
+    peer.uid() == 0
+        || peer.uid() == rustix::process::geteuid().as_raw()
+        || access.group.is_some_and(|group| peer.gid() == group || is_member(peer.pid(), group))
+}
+
+/// Is the group one of the process's supplementary ones?
+fn is_member(pid: Option<i32>, group: u32) -> bool {
+    let Some(pid) = pid else { return false };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().any(|number| number.parse() == Ok(group))
+}
+
+async fn refuse(mut stream: UnixStream) {
+    use tokio::io::AsyncWriteExt;
+
+    let error = weft_api::ApiError::new(weft_api::Code::Forbidden, "only root and the configured group may use the API");
+    let body = serde_json::to_string(&error).unwrap_or_default();
+    let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+    let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+    let _ = tokio::time::timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
+}
