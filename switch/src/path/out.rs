@@ -67,7 +67,7 @@ impl Out {
             match snapshot.ports.get(slot) {
                 Some(port) => port::Turn { worker, port, pool, counters, cutter }.flush(queue),
                 None => {
-                    count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters)
+                    count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters);
                 }
             }
             queue.drain(..).for_each(|departure| pool.give(departure.frame));
@@ -78,7 +78,9 @@ impl Out {
                 Some((peer, underlay)) => {
                     peer::Turn { peer, underlay, pool, counters, transmitter }.flush(queue);
                 }
-                None => count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters),
+                None => {
+                    count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters);
+                }
             }
             queue.drain(..).for_each(|packet| pool.give(packet.frame));
         });

@@ -113,16 +113,18 @@ struct Worker {
 
 impl Worker {
     fn work(mut self) {
+        let mut timeout = Some(Duration::ZERO);
         // Acquire: see `Dataplane::drop`.
         while !self.plane.stop.load(Ordering::Acquire) {
+            // In this order no publication is slept through: it sets the epoch before it uses the waker, and after
+            // every wake-up that is taken the epoch is looked at.
+            self.collect(timeout);
             self.refresh();
-            // A wake-up taken here may be that of a publication that `refresh` came too early for.
-            let woken = self.collect(Some(Duration::ZERO));
             if self.round() {
                 self.last_work = self.now;
-            } else if !woken && self.ready.is_empty() && !self.spins() {
-                self.sleep();
             }
+            let awake = !self.ready.is_empty() || self.spins();
+            timeout = awake.then_some(Duration::ZERO);
             self.tick();
         }
         let Worker { snapshot, mut sources, poll, mut pool, .. } = self;
@@ -153,26 +155,34 @@ impl Worker {
         self.plane.progressed();
     }
 
-    /// Puts sources with events on the ready list; true when the waker was among them. Without `timeout` it waits for
-    /// an event.
+    /// Puts sources with events on the ready list. Without `timeout` it sleeps until there is an event.
     #[inline]
-    fn collect(&mut self, timeout: Option<Duration>) -> bool {
-        if self.poll.poll(&mut self.events, timeout).is_err() {
-            // EINTR: nothing was taken, and the loop comes again.
-            return false;
+    fn collect(&mut self, timeout: Option<Duration>) {
+        // EINTR, the only error: nothing was taken, and the loop comes again.
+        let polled = self.poll.poll(&mut self.events, timeout);
+        if timeout.is_none() {
+            self.woke();
         }
-        let mut woken = false;
+        if polled.is_err() {
+            return;
+        }
+        let mut asked = false;
         for event in &self.events {
             if event.token() == WAKER {
-                woken = true;
+                asked = true;
             } else if self.sources.mark(event.token().0) {
                 self.ready.push_back(event.token().0);
             }
         }
-        if woken {
+        if asked {
             self.answer();
         }
-        woken
+    }
+
+    fn woke(&mut self) {
+        self.post.counters.add(Total::Wakeups, 1);
+        self.now = monotonic_ns();
+        self.last_work = self.now;
     }
 
     /// One turn for every source that is ready. True when frames were moved.
@@ -260,17 +270,7 @@ impl Worker {
             return false;
         }
         self.now = monotonic_ns();
-        std::hint::spin_loop();
         self.now - self.last_work < self.spin_ns && self.now - self.last_bulk > BULK_NS
-    }
-
-    /// Sleeps until there is an event. A publication or a stop is one: it sets its flag before it uses the waker, and
-    /// the loop looks at the flags after every wake-up that it takes.
-    fn sleep(&mut self) {
-        self.collect(None);
-        self.post.counters.add(Total::Wakeups, 1);
-        self.now = monotonic_ns();
-        self.last_work = self.now;
     }
 
     #[inline]

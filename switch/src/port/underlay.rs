@@ -94,7 +94,7 @@ impl Underlay {
     #[inline]
     pub const fn sender_of(flow_hash: u32) -> u8 {
         // The upper bits are the well mixed ones.
-        (flow_hash as u64 * SENDERS as u64 >> 32) as u8
+        ((flow_hash as u64 * SENDERS as u64) >> 32) as u8
     }
 
     /// One send from socket `sender`.

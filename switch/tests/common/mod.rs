@@ -1,6 +1,8 @@
 //! What the tests of the data plane share: small networks, frames, waiting.
 #![allow(dead_code, unreachable_pub)] // every test file uses another part
 
+pub mod pod;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
