@@ -1,1 +1,21 @@
-//! stub
+//! What the benches measure with, and the traffic tool `weft-bench`.
+//!
+//! [`frames`] and [`scene`] serve the benches: packets, and a switch without a kernel, driven batch by batch as a
+//! worker drives it. The rest is the tool: one module per subject, each a library function over an open socket, so
+//! that tests call what the command calls. Every run is bounded in time ([`limits`]).
+#![forbid(unsafe_code)]
+
+/// Packets to measure with.
+pub mod frames;
+/// Latencies in buckets.
+pub mod histogram;
+/// When a run ends.
+pub mod limits;
+/// Requests and responses: round-trip times.
+pub mod rr;
+/// One worker's half of a switch, with in-process ports.
+pub mod scene;
+/// Which sequence numbers have come.
+pub mod sequence;
+/// Datagrams one way: sending and counting.
+pub mod udp;

@@ -1,0 +1,222 @@
+//! `weft-bench`: the traffic tool of weft's benches and tests.
+//!
+//! Every run is bounded in time, reports to stdout (text, or JSON with `--json`), and exits with 1 on an error.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use weft_bench::limits::Limits;
+use weft_bench::{rr, udp};
+
+/// Sends, counts and times traffic.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    after_help = "Example, in two shells:\n  weft-bench udp-count --listen 10.244.1.8:9000 --seconds 20 --json\n  \
+                  weft-bench udp-send --to 10.244.1.8:9000 --size 18 --seconds 10"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Prints the report as one line of JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Sends numbered datagrams.
+    UdpSend(UdpSend),
+    /// Counts datagrams and looks for gaps in their numbers.
+    UdpCount(UdpCount),
+    /// Sends requests one after the other and times their responses.
+    RrClient(RrClient),
+    /// Sends every request back.
+    RrServer(RrServer),
+}
+
+#[derive(Args, Debug)]
+struct Bounds {
+    /// Ends after this many seconds.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    seconds: f64,
+    /// Ends after this many datagrams or requests; 0: only the time counts.
+    #[arg(long, default_value_t = 0)]
+    count: u64,
+}
+
+impl Bounds {
+    fn limits(&self) -> Limits {
+        Limits { time: Duration::from_secs_f64(self.seconds), count: self.count }
+    }
+}
+
+#[derive(Args, Debug)]
+struct UdpSend {
+    /// Where to.
+    #[arg(long)]
+    to: SocketAddr,
+    /// Bytes of payload of a datagram, at least 16; 18 make a frame of 64 bytes.
+    #[arg(long, default_value_t = 18)]
+    size: usize,
+    /// Datagrams of one send (UDP_SEGMENT), at most 64.
+    #[arg(long, default_value_t = 1)]
+    burst: usize,
+    /// Datagrams per second; 0: as fast as they go.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    #[command(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Args, Debug)]
+struct UdpCount {
+    /// Address and port; port 0: any, it is printed to stderr.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Ends when nothing has come for this many milliseconds after the first datagram.
+    #[arg(long, default_value_t = 1000)]
+    idle_ms: u64,
+    #[command(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Args, Debug)]
+struct RrClient {
+    /// The server.
+    #[arg(long)]
+    to: SocketAddr,
+    /// Over what.
+    #[arg(long, value_enum, default_value_t = Transport::Udp)]
+    over: Transport,
+    /// Bytes of a message, at least 12.
+    #[arg(long, default_value_t = 32)]
+    size: usize,
+    /// A response that takes longer is lost.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout_ms: u64,
+    #[command(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Args, Debug)]
+struct RrServer {
+    /// Address and port; port 0: any, it is printed to stderr.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Over what.
+    #[arg(long, value_enum, default_value_t = Transport::Udp)]
+    over: Transport,
+    #[command(flatten)]
+    bounds: Bounds,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Transport {
+    Udp,
+    Tcp,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match &cli.verb {
+        Verb::UdpSend(verb) => report(&verb.run()?, cli.json),
+        Verb::UdpCount(verb) => report(&verb.run()?, cli.json),
+        Verb::RrClient(verb) => report(&verb.run()?, cli.json),
+        Verb::RrServer(verb) => report(&verb.run()?, cli.json),
+    }
+}
+
+impl UdpSend {
+    fn run(&self) -> anyhow::Result<udp::Sent> {
+        let socket = udp::bind(any_for(self.to)).context("cannot open a socket")?;
+        let load = udp::Load { size: self.size, burst: self.burst, rate: self.rate };
+        udp::send(&socket, self.to, &load, &self.bounds.limits())
+            .with_context(|| format!("cannot send to {}", self.to))
+    }
+}
+
+impl UdpCount {
+    fn run(&self) -> anyhow::Result<udp::Counted> {
+        let socket = udp::bind(self.listen).with_context(|| format!("cannot listen on {}", self.listen))?;
+        announce(socket.local_addr()?);
+        let idle = Duration::from_millis(self.idle_ms);
+        Ok(udp::count(&socket, idle, &self.bounds.limits())?)
+    }
+}
+
+impl RrClient {
+    fn run(&self) -> anyhow::Result<rr::Answers> {
+        let timeout = Duration::from_millis(self.timeout_ms);
+        let question = rr::Question { size: self.size, timeout };
+        let answers = match self.over {
+            Transport::Udp => {
+                let socket = UdpSocket::bind(any_for(self.to)).context("cannot open a socket")?;
+                socket.connect(self.to).with_context(|| format!("cannot reach {}", self.to))?;
+                rr::udp_client(&socket, &question, &self.bounds.limits())
+            }
+            Transport::Tcp => {
+                let stream = rr::connect(self.to, timeout)
+                    .with_context(|| format!("cannot connect to {}", self.to))?;
+                rr::tcp_client(stream, &question, &self.bounds.limits())
+            }
+        };
+        answers.with_context(|| format!("no conversation with {}", self.to))
+    }
+}
+
+impl RrServer {
+    fn run(&self) -> anyhow::Result<rr::Served> {
+        let context = || format!("cannot listen on {}", self.listen);
+        Ok(match self.over {
+            Transport::Udp => {
+                let socket = UdpSocket::bind(self.listen).with_context(context)?;
+                announce(socket.local_addr()?);
+                rr::udp_server(&socket, &self.bounds.limits())?
+            }
+            Transport::Tcp => {
+                let listener = TcpListener::bind(self.listen).with_context(context)?;
+                announce(listener.local_addr()?);
+                rr::tcp_server(&listener, &self.bounds.limits())?
+            }
+        })
+    }
+}
+
+/// Any port of the family that reaches `to`.
+fn any_for(to: SocketAddr) -> SocketAddr {
+    let ip = if to.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    SocketAddr::new(ip, 0)
+}
+
+/// Tells whoever started us that traffic may come.
+fn announce(local: SocketAddr) {
+    eprintln!("listening on {local}");
+}
+
+/// Prints a report: JSON, or a line per value.
+fn report(report: &impl Serialize, json: bool) -> anyhow::Result<()> {
+    let value = serde_json::to_value(report)?;
+    match value.as_object().filter(|_| !json) {
+        Some(fields) => fields.iter().for_each(|(name, value)| println!("{name:<12} {}", rounded(value))),
+        None => println!("{value}"),
+    }
+    Ok(())
+}
+
+fn rounded(value: &serde_json::Value) -> String {
+    match value.as_f64() {
+        Some(number) if value.is_f64() => format!("{number:.3}"),
+        _ => value.to_string(),
+    }
+}
+
+/// A time that a clock can hold: up to a day.
+fn seconds(text: &str) -> Result<f64, String> {
+    let range = 0.001..=86_400.0;
+    text.parse().ok().filter(|value| range.contains(value)).ok_or_else(|| "0.001 to 86400 seconds".to_owned())
+}
