@@ -181,6 +181,7 @@ impl Fdb {
                 age_seconds: now.saturating_sub(self.heard_at(id)),
             })
             .collect();
+        drop(table);
         all.sort_by_key(|learned| learned.station);
         all
     }

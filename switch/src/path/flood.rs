@@ -24,11 +24,14 @@ pub(super) enum Whom {
 }
 
 impl Whom {
-    fn includes(self, port: &Port) -> bool {
+    /// Stations and addresses are declared for a port's untagged VLAN; what it does in the VLANs that it carries
+    /// tagged is not known.
+    fn includes(self, port: &Port, vlan: Option<VlanId>) -> bool {
+        let is_declared = port.tag == vlan;
         match self {
             Whom::All => true,
-            Whom::Unguarded => port.guard.is_none() && port.role != Role::Node,
-            Whom::Unbound => may_hide_addresses(port),
+            Whom::Unguarded => (port.guard.is_none() || !is_declared) && port.role != Role::Node,
+            Whom::Unbound => may_hide_addresses(port) || (!is_declared && port.role != Role::Node),
         }
     }
 }
@@ -41,7 +44,10 @@ pub(super) fn run<S: Sink>(
     whom: Whom,
     (frame, headers, gso): (Frame, Headers, Gso),
 ) {
-    let allowed = origin.port.is_some_and(|port| env.limits.flood(port.slot, port.flood_pps, env.now_ns));
+    // A superframe counts as the frames it stands for.
+    let pieces = gso.size().map_or(1, |size| headers.payload_len().div_ceil(usize::from(size).max(1)));
+    let allowed =
+        origin.port.is_some_and(|port| env.limits.flood(port.slot, (port.flood_pps, pieces), env.now_ns));
     if !allowed {
         return env.drop(frame, Reason::FloodLimit);
     }
@@ -49,7 +55,7 @@ pub(super) fn run<S: Sink>(
     let mut copies = Copies { frame, headers, gso, pending: None, sent: 0, dropped: false };
     for slot in origin.bridge.members.iter() {
         let Some(port) = env.snapshot.ports.get(*slot) else { continue };
-        if origin.ingress == Ingress::Port(*slot) || !whom.includes(port) {
+        if origin.ingress == Ingress::Port(*slot) || !whom.includes(port, vlan) {
             continue;
         }
         let Some(tag) = egress_tag(port, vlan, headers.tci.is_some()) else { continue };

@@ -19,17 +19,22 @@ impl Bucket {
     /// False when it is empty.
     #[inline]
     pub(super) fn draw(&mut self, now_ns: u64, per_second: u32, burst: u32) -> bool {
+        self.draw_many(now_ns, per_second, burst, 1)
+    }
+
+    /// Takes `count` tokens if at least one is there, the rest on credit.
+    #[inline]
+    fn draw_many(&mut self, now_ns: u64, per_second: u32, burst: u32, count: usize) -> bool {
         if per_second == 0 {
             return true;
         }
         let cost = 1_000_000_000 / u64::from(per_second);
         let window = cost.saturating_mul(u64::from(burst.max(1)));
         let from = self.spent_until_ns.max(now_ns.saturating_sub(window));
-        let until = from.saturating_add(cost);
-        if until > now_ns {
+        if from.saturating_add(cost) > now_ns {
             return false;
         }
-        self.spent_until_ns = until;
+        self.spent_until_ns = from.saturating_add(cost.saturating_mul(count as u64));
         true
     }
 }
@@ -40,27 +45,41 @@ pub(super) struct Limits {
     flood: Vec<Bucket>,
     answers: Buckets,
     errors: Buckets,
+    searches: Buckets,
 }
 
 /// ARP, neighbour and echo answers per second and ingress; the burst is as large.
 const ANSWERS_PER_SECOND: u32 = 1000;
 /// ICMP errors per second and ingress; the burst is as large.
 const ERRORS_PER_SECOND: u32 = 200;
+/// Packets to unknown neighbours per second and ingress that anything is done for; the burst is as large. Small, so
+/// that one who scans the segment leaves room for others.
+const SEARCHES_PER_SECOND: u32 = 50;
 
 impl Limits {
     pub(super) fn new() -> Self {
-        Limits { flood: vec![Bucket::default(); MAX_PORTS], answers: Buckets::new(), errors: Buckets::new() }
+        Limits {
+            flood: vec![Bucket::default(); MAX_PORTS],
+            answers: Buckets::new(),
+            errors: Buckets::new(),
+            searches: Buckets::new(),
+        }
     }
 
-    /// One flooded frame that `port` caused, at most `per_second` (0: no limit).
-    pub(super) fn flood(&mut self, port: PortSlot, per_second: u32, now_ns: u64) -> bool {
+    /// `pieces` flooded frames that `port` caused, of at most `per_second` (0: no limit).
+    pub(super) fn flood(&mut self, port: PortSlot, (per_second, pieces): (u32, usize), now_ns: u64) -> bool {
         let Some(bucket) = self.flood.get_mut(port.index()) else { return false };
-        bucket.draw(now_ns, per_second, per_second)
+        bucket.draw_many(now_ns, per_second, per_second, pieces)
     }
 
     /// One answer to what came in by `ingress`.
     pub(super) fn answer(&mut self, ingress: Ingress, now_ns: u64) -> bool {
         self.answers.draw(ingress, now_ns, ANSWERS_PER_SECOND)
+    }
+
+    /// One search for a neighbour that what came in by `ingress` is for.
+    pub(super) fn search(&mut self, ingress: Ingress, now_ns: u64) -> bool {
+        self.searches.draw(ingress, now_ns, SEARCHES_PER_SECOND)
     }
 
     /// One ICMP error about what came in by `ingress`.
@@ -103,6 +122,15 @@ mod tests {
         assert_eq!((0..50).filter(|_| bucket.draw(start, 10, 5)).count(), 5);
         let later = (1..=2000u64).filter(|ms| bucket.draw(start + ms * 1_000_000, 10, 5)).count();
         assert_eq!(later, 20);
+    }
+
+    #[test]
+    fn credit_is_paid_back() {
+        let mut bucket = Bucket::default();
+        let start = 100 * SECOND;
+        assert!(bucket.draw_many(start, 10, 10, 30), "ten tokens, twenty on credit");
+        assert!(!bucket.draw(start + 2 * SECOND, 10, 10));
+        assert!(bucket.draw(start + 2 * SECOND + SECOND / 10, 10, 10));
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub(super) fn ingress(number: u32) -> Ingress {
 
 const PEER_BIT: u32 = 1 << 16;
 
-/// The monotonic clock in seconds, from 1 on.
+/// The monotonic clock in seconds.
 pub(super) fn seconds(now_ns: u64) -> u32 {
     u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX)
 }

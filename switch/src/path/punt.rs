@@ -23,7 +23,8 @@ use crate::table::{Bridge, Neighbour, PeerMode, Router};
 /// Tells the sender of `frame` what went wrong, where that may be told at all; gives the reason to count: `reason`,
 /// or [`Reason::PuntLimit`] when the sender would have been told but for the limit.
 ///
-/// The error comes from the gateway's address; a bridge without router sends none.
+/// The error comes from the gateway's address; a bridge without router sends none. To the node, whose own address that
+/// may be, it comes from the packet's destination: a kernel drops what claims to come from itself.
 pub(super) fn refuse<S: Sink>(
     env: &mut Env<'_, S>,
     origin: &Origin<'_>,
@@ -33,8 +34,9 @@ pub(super) fn refuse<S: Sink>(
     reason: Reason,
 ) -> Reason {
     let Some(router) = &origin.bridge.router else { return reason };
-    let Some((src, _)) = headers.ip(frame.bytes()) else { return reason };
-    let Some(from) = gateway_for(router, src) else { return reason };
+    let Some((src, dst)) = headers.ip(frame.bytes()) else { return reason };
+    let from = if origin.is_node() { Some(dst) } else { gateway_for(router, src) };
+    let Some(from) = from else { return reason };
     if !env.limits.error(origin.ingress, env.now_ns) {
         return Reason::PuntLimit;
     }

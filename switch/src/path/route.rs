@@ -181,11 +181,15 @@ fn to_neighbour<S: Sink>(
     }
     let bridge = origin.bridge;
     if let Some(learned) = env.shared.neighbours.find(bridge.slot, ip, env.now) {
-        if learned.stale {
+        if learned.stale && env.limits.search(origin.ingress, env.now_ns) {
             ask(env, origin, router, ip);
         }
         let action = to_station(env, bridge, router, (learned.port, learned.mac), (frame, headers))?;
         return Ok((action, Basis::LearnedNeighbour(ip)));
+    }
+    // Looking further costs time that grows with the number of ports.
+    if !env.limits.search(origin.ingress, env.now_ns) {
+        return Err(Reason::PuntLimit.into());
     }
     if hides_addresses(env, bridge) {
         ask(env, origin, router, ip);
@@ -221,11 +225,9 @@ fn hides_addresses<S>(env: &Env<'_, S>, bridge: &Bridge) -> bool {
     ports.into_iter().any(|port| may_hide_addresses(port) && port.tag.is_none())
 }
 
-/// Asks for `ip`, as often as the address and the one who wants it may.
+/// Asks for `ip`, as often as the address may be asked for.
 fn ask<S: Sink>(env: &mut Env<'_, S>, origin: &Origin<'_>, router: &Router, ip: IpAddr) {
-    if env.limits.answer(origin.ingress, env.now_ns)
-        && env.shared.neighbours.may_ask(origin.bridge.slot, ip, env.now)
-    {
+    if env.shared.neighbours.may_ask(origin.bridge.slot, ip, env.now) {
         punt::ask(env, origin.bridge, router, ip);
     }
 }

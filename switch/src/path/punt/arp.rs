@@ -36,8 +36,13 @@ pub(in crate::path) fn decide<S: Sink>(
             let sent = answer(env, origin, headers, |out| build::arp::answer(out, packet, mac));
             if sent { Verdict::Punted } else { Verdict::Drop(Reason::BadArp) }
         }
-        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, Whom::Unbound),
+        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
     }
+}
+
+/// Who is asked for an unknown address. Addresses are declared to routers: without one, anybody may have any.
+pub(super) fn unknown(origin: &Origin<'_>) -> Whom {
+    if origin.bridge.router.is_some() { Whom::Unbound } else { Whom::All }
 }
 
 /// What the switch has no answer for, or needs none: consumed when it is for the router, else forwarded.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use weft_encap::{Headers, Reason, VlanId, build, icmpv6};
 
-use super::arp::pass_on;
+use super::arp::{pass_on, unknown};
 use super::{Lookup, answer, is_anothers, learn_neighbour, look_up};
 use crate::mem::{Frame, Ingress};
 use crate::path::action::Verdict;
@@ -28,7 +28,7 @@ pub(in crate::path) fn decide<S: Sink>(
         icmpv6::NEIGHBOUR_ADVERTISEMENT => advertisement(env, origin, vlan, frame, headers),
         // Pods are configured by whoever made them: a router has nothing to add.
         icmpv6::ROUTER_SOLICITATION if origin.bridge.router.is_some() && vlan.is_none() => Verdict::Punted,
-        icmpv6::ROUTER_SOLICITATION => pass_on(env, origin, vlan, frame, headers, Whom::Unbound),
+        icmpv6::ROUTER_SOLICITATION => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
         _ => pass_on(env, origin, vlan, frame, headers, Whom::All),
     }
 }
@@ -64,7 +64,7 @@ fn solicitation<S: Sink>(
         Lookup::Unknown if target.is_unicast_link_local() => {
             pass_on(env, origin, vlan, frame, headers, Whom::All)
         }
-        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, Whom::Unbound),
+        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
     }
 }
 

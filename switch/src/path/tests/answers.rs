@@ -84,6 +84,35 @@ fn unknown_addresses_are_asked_for_where_they_may_be() {
 }
 
 #[test]
+fn without_a_router_pods_answer_for_themselves() {
+    let mut lab = Lab::small();
+    lab.has_router = false;
+    let mut rig = Rig::new(&mut lab);
+    let question = arp((mac(2), EVERYONE), 1, (mac(2), v4(2)), (MacAddr::ZERO, v4(3)));
+    assert_eq!(rig.places(port(2), &question), [port(3), port(4)]);
+    let reply = arp((mac(3), mac(2)), 2, (mac(3), v4(3)), (mac(2), v4(2)));
+    assert_eq!(rig.places(port(3), &reply), [port(2)]);
+    let group = ipv6::solicited_node(v6(3));
+    let macs = (mac(2), MacAddr::of_ipv6_multicast(group));
+    let question = nd(macs, (v6(2), group), 135, v6(3), Some((1, mac(2))));
+    assert_eq!(rig.places(port(2), &question), [port(3), port(4)]);
+}
+
+#[test]
+fn a_guarded_trunk_is_asked_in_its_vlans() {
+    let mut lab = Lab::small();
+    lab.ports[3].as_mut().unwrap().trunks = vec![vlan(10).unwrap()];
+    lab.ports[4].as_mut().unwrap().tag = vlan(10);
+    let mut rig = Rig::new(&mut lab);
+    let question = arp((mac(40), EVERYONE), 1, (mac(40), v4(40)), (MacAddr::ZERO, v4(3)));
+    let asked = rig.one(port(4), &question);
+    assert_eq!((asked.to, asked.headers().tci), (port(3), Some(10)));
+    let reply = tagged(&arp((mac(3), mac(40)), 2, (mac(3), v4(3)), (mac(40), v4(40))), 0x8100, 10);
+    assert_eq!(rig.one(port(3), &reply).headers().tci, None);
+    assert_eq!(rig.places(port(4), &udp((mac(40), mac(3)), v4(40), v4(3), 10)), [port(3)]);
+}
+
+#[test]
 fn announcements_pass_and_are_limited() {
     let mut lab = Lab::small();
     lab.ports[2].as_mut().unwrap().flood_pps = 3;

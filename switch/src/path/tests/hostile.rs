@@ -86,7 +86,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
     #[test]
     fn nothing_panics_and_nothing_is_lost(
         frames in prop::collection::vec((ingress(), bytes(), vnet()), 1..8),

@@ -82,7 +82,7 @@ fn the_node_owns_the_gateway_and_is_the_way_out() {
         assert_eq!((sent.to, sent.headers().dst, sent.headers().ttl), (port(1), mac(1), 63));
         // What the node sends to where only the node would be the way loops no further than here.
         let sent = rig.dies(port(1), &udp((mac(1), ROUTER), gateway, outside, 10), Reason::NoRoute);
-        assert_eq!(sent.len(), 1);
+        assert_eq!((sent.len(), sent[0].ip()), (1, (outside, gateway)), "not from the node's own address");
     }
     let sent = rig.one(port(1), &udp((mac(1), ROUTER), v4(1), remote_v4(1, 9), 10));
     assert_eq!((sent.to, sent.headers().dst), (peer(1), vtep(1)));

@@ -114,6 +114,23 @@ fn floods_are_limited_per_port() {
 }
 
 #[test]
+fn a_flooded_superframe_counts_as_its_segments() {
+    use weft_encap::{Gso, VnetHdr, checksum, parse};
+    let mut lab = plain();
+    lab.ports[1].as_mut().unwrap().flood_pps = 10;
+    let mut rig = Rig::new(&mut lab);
+    let mut frame = udp((mac(1), MacAddr::BROADCAST), v4(1), v4(255), 4000);
+    let headers = parse(&frame).unwrap();
+    checksum::owe(&mut frame, &headers);
+    let vnet = VnetHdr::describe(&headers, Gso::Udp { size: 200 }, true);
+    assert_eq!(rig.send_with(port(1), &frame, vnet).len(), 4);
+    rig.advance(1);
+    assert!(rig.send_with(port(1), &frame, vnet).is_empty(), "twenty frames are two seconds' worth");
+    rig.advance(1);
+    assert_eq!(rig.send_with(port(1), &frame, vnet).len(), 4);
+}
+
+#[test]
 fn unknown_unicast_spares_ports_whose_station_is_known() {
     let mut lab = Lab::small();
     lab.host(1);
