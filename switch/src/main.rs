@@ -1,2 +1,33 @@
-//! stub
-fn main() {}
+//! The daemon `weftd`: reads the configuration, brings everything up, serves the sockets, and ends cleanly.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use weft_switch::control::config::Args;
+use weft_switch::control::daemon;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("weftd: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = if args.check {
+        daemon::check(&config).map(|summary| println!("{summary}"))
+    } else if args.purge {
+        daemon::logging(&config).and_then(|_| daemon::purge(&config))
+    } else {
+        daemon::logging(&config).and_then(|log| daemon::run(&args, config, &log))
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weftd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -27,7 +27,7 @@ use super::publish::PeerKey;
 use super::state::{NetnsRecord, State};
 use crate::table::{BridgeSlot, Epoch, PeerSlot, PortSlot};
 
-pub use run::Engine;
+pub use run::{Engine, network_of};
 pub use start::{StartError, Started, configured_cluster, read_cluster, start};
 
 /// How many jobs may wait.
@@ -111,8 +111,10 @@ pub enum Job {
     Network,
     /// The cluster file changed: what it says now, or what is wrong with it.
     Cluster(Result<Cluster, String>),
+    /// The configuration was read again.
+    Config(Box<super::config::Config>),
     /// Stop: the thread ends when its turn comes.
-    Stop(oneshot::Sender<()>),
+    Stop,
 }
 
 /// How everybody else talks to the engine.

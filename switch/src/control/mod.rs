@@ -10,6 +10,8 @@ pub mod cluster;
 pub mod cni;
 /// Configuration file, variables, flags.
 pub mod config;
+/// The process around the engine.
+pub mod daemon;
 /// What follows from configuration and cluster file.
 pub mod derive;
 /// What changes the kernel: devices, addresses, routes, firewall. Each has its undo.
@@ -26,6 +28,10 @@ pub mod names;
 pub mod plan;
 /// Snapshots.
 pub mod publish;
+/// What the API's readers are told.
+pub mod report;
+/// The control API.
+pub mod serve;
 /// Desired state.
 pub mod state;
 /// What is kept over a restart.

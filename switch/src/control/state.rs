@@ -336,6 +336,12 @@ impl State {
         gone
     }
 
+    /// Takes out stations and neighbours behind ports that are gone.
+    pub fn drop_stations_without_port(&mut self) {
+        self.statics.retain(|_, entry| self.ports.contains_key(&entry.port));
+        self.neighbours.retain(|_, entry| self.ports.contains_key(&entry.port));
+    }
+
     fn default_gateways(&self, spec: &PortSpec) -> Vec<IpAddr> {
         // The node's own port and ports of the daemon's own namespace must not capture its default route.
         if spec.netns.is_none() && spec.owner != Owner::Cni {

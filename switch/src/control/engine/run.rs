@@ -43,9 +43,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Serves jobs until one says stop, or nobody is left to send any. Ports stay for the next run.
-    pub fn run(mut self, jobs: &mpsc::Receiver<Job>) {
-        let mut told = None;
+    /// Serves jobs until one says stop, or nobody is left to send any. What is open comes back, to be closed once the
+    /// workers have ended.
+    pub fn run(mut self, jobs: &mpsc::Receiver<Job>) -> Live {
         for job in jobs {
             match job {
                 Job::Edit { what, edit, finish, hang_up } => self.edit(what, edit, finish, hang_up),
@@ -53,16 +53,11 @@ impl Engine {
                 Job::Lost => self.lost(),
                 Job::Network => self.network(),
                 Job::Cluster(cluster) => self.cluster(cluster),
-                Job::Stop(reply) => {
-                    told = Some(reply);
-                    break;
-                }
+                Job::Config(config) => self.configure(*config),
+                Job::Stop => break,
             }
         }
-        self.live.close();
-        if let Some(told) = told {
-            let _ = told.send(());
-        }
+        self.live
     }
 
     fn edit(&mut self, what: &'static str, edit: super::Edit, finish: super::Finish, hang_up: HangUp) {
@@ -320,6 +315,57 @@ impl Engine {
         self.show();
     }
 
+    /// Takes over what of a new configuration can change while running, and reads the cluster file again.
+    fn configure(&mut self, config: Config) {
+        let Config {
+            node,
+            bridge,
+            pod_cidrs,
+            gateways,
+            masquerade,
+            underlay,
+            vni,
+            vxlan_port,
+            mtu,
+            flood_pps,
+            ..
+        } = config;
+        let before = self.config.clone();
+        self.config = Config {
+            node,
+            bridge,
+            pod_cidrs,
+            gateways,
+            masquerade,
+            underlay,
+            vni,
+            vxlan_port,
+            mtu,
+            flood_pps,
+            ..before.clone()
+        };
+        let read = super::start::configured_cluster(&self.config);
+        let known = self.cluster.clone();
+        let applied = read.and_then(|cluster| {
+            let cluster = cluster.or(known);
+            self.derive(cluster.as_ref())?;
+            self.cluster = cluster;
+            Ok(())
+        });
+        match applied {
+            Ok(()) => {
+                self.cluster_error = None;
+                tracing::info!("configuration and cluster file were read again");
+            }
+            Err(error) => {
+                tracing::error!(error, "configuration and cluster file stay as they were");
+                self.config = before;
+                self.cluster_error = Some(error);
+            }
+        }
+        self.show();
+    }
+
     fn derive(&mut self, cluster: Option<&Cluster>) -> Result<(), String> {
         let network = network_of(&self.config, cluster)?;
         let config = self.config.clone();
@@ -357,7 +403,10 @@ impl Engine {
 }
 
 /// What configuration, cluster file and machine make of this node.
-pub(super) fn network_of(
+///
+/// # Errors
+/// When the cluster file has no entry for this node, or several, or the machine's addresses cannot be read.
+pub fn network_of(
     config: &Config,
     cluster: Option<&Cluster>,
 ) -> Result<crate::control::state::NodeNetwork, String> {

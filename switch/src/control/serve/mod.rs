@@ -4,10 +4,10 @@
 //! group when one is configured. Nothing that a client sends or fails to send holds anything else up: connections,
 //! header and body time and body size are bounded, reads are answered from what the engine last published.
 
-/// Paths and what answers them.
-mod routes;
 /// The OpenAPI document.
 mod openapi;
+/// Paths and what answers them.
+mod routes;
 
 #[cfg(test)]
 mod tests;
@@ -88,8 +88,9 @@ pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Sourc
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
             // A client that breaks off is its own affair.
-            let _ = tokio::time::timeout(CONNECTION_TIME, server.serve_connection(TokioIo::new(stream), service))
-                .await;
+            let _ =
+                tokio::time::timeout(CONNECTION_TIME, server.serve_connection(TokioIo::new(stream), service))
+                    .await;
         });
     }
 }
@@ -112,9 +113,13 @@ fn is_member(pid: Option<i32>, group: u32) -> bool {
 async fn refuse(mut stream: UnixStream) {
     use tokio::io::AsyncWriteExt;
 
-    let error = weft_api::ApiError::new(weft_api::Code::Forbidden, "only root and the configured group may use the API");
+    let error = weft_api::ApiError::new(
+        weft_api::Code::Forbidden,
+        "only root and the configured group may use the API",
+    );
     let body = serde_json::to_string(&error).unwrap_or_default();
-    let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+    let head =
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
     let answer = format!("{head} {}\r\n\r\n{body}", body.len());
     let _ = tokio::time::timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
 }

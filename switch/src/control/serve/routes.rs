@@ -90,10 +90,15 @@ async fn flows(
 }
 
 async fn transact(State(source): State<Shared>, request: axum::extract::Request) -> Response {
-    let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await {
+    let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY))
+        .await
+    {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => {
-            return refusal(&ApiError::new(Code::Invalid, format!("the body must have at most {MAX_BODY} bytes")));
+            return refusal(&ApiError::new(
+                Code::Invalid,
+                format!("the body must have at most {MAX_BODY} bytes"),
+            ));
         }
         Err(_) => return refusal(&ApiError::new(Code::Invalid, "the body did not come within 10 seconds")),
     };

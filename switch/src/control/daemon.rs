@@ -1,0 +1,295 @@
+//! The process around the engine: log, sockets, signals, a clean end; and what `--check` and `--purge` do.
+//!
+//! Threads: the engine's; the watch's; the workers'; and the main one, which runs a tokio for both sockets and the
+//! signals. Ports outlive the process: their devices are persistent, and the next start attaches to them again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+use weft_sys::link::Netlink;
+use weft_sys::netns::Netns;
+use weft_sys::notify::notify;
+
+use super::cluster::FileWatch;
+use super::cni;
+use super::config::{Args, Config, LogFormat};
+use super::effects::host::{HostNetwork, record_path};
+use super::engine::{self, Handle, Job, Started};
+use super::report::Reporter;
+use super::serve::{self, Access};
+use super::state::PortRecord;
+use super::store::{Lock, Store};
+use super::watch::{self, Event, Watch};
+use crate::path::dataplane::DataplaneConfig;
+
+/// Descriptors wanted: two a port, and those of sockets and stores.
+const DESCRIPTORS: u64 = 65_536;
+
+/// How to change the log's filter while running.
+pub type LogHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+
+/// Starts logging to stderr. Panics are logged, too.
+///
+/// # Errors
+/// When logging was started before.
+pub fn logging(config: &Config) -> anyhow::Result<LogHandle> {
+    let filter = filter(&config.log_level)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match config.log {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    }
+    .context("start logging")?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("?").to_owned();
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(place, thread, %backtrace, "panic: {}", panic.payload_as_str().unwrap_or("?"));
+    }));
+    Ok(handle)
+}
+
+/// The netlink library warns of every attribute that a newer kernel made longer, which is no harm.
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    let filter = EnvFilter::builder().parse(level).context("log_level")?;
+    Ok(filter.add_directive("netlink_packet_route=error".parse()?))
+}
+
+/// Says what the configuration and the cluster file amount to.
+///
+/// # Errors
+/// What is wrong with the cluster file; the configuration itself is good already.
+pub fn check(config: &Config) -> anyhow::Result<String> {
+    let cluster = engine::configured_cluster(config).map_err(anyhow::Error::msg)?;
+    let file = config.file.as_ref().map_or("no configuration file".to_owned(), |f| f.display().to_string());
+    let Some(cluster) = cluster else { return Ok(format!("{file}: good; no cluster file")) };
+    let own = engine::network_of(config, Some(&cluster)).map_err(anyhow::Error::msg)?;
+    let name = own.name.unwrap_or_default();
+    Ok(format!(
+        "{file}: good; {}: good, {} nodes, this one is {name}",
+        config.cluster.display(),
+        cluster.nodes.len()
+    ))
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// Why it cannot start, or the engine's end without a signal.
+pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
+    let _lock = Lock::take(&config.run_dir)?;
+    raise_descriptor_limit();
+    let dataplane =
+        DataplaneConfig { workers: workers(&config), spin_us: config.spin_us, ..DataplaneConfig::default() };
+    let Started { engine, jobs, handle, dataplane: plane } = engine::start(&config, &dataplane)?;
+    let engine = std::thread::Builder::new()
+        .name("weft-engine".to_owned())
+        .spawn(move || engine.run(&jobs))
+        .context("start the engine")?;
+    let teller = handle.clone();
+    let watched = Some(FileWatch::new(&config.cluster));
+    let watch = Watch::start(watched, move |event| tell(&teller, event)).context("start the watch")?;
+
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let reporter = Arc::new(Reporter::new(handle.clone(), Arc::clone(&plane), dataplane.workers));
+    let served = runtime.block_on(serve_until_signal(args, &config, log, &handle, reporter, &engine));
+    let _ = notify("STOPPING=1");
+    runtime.shutdown_background();
+    for socket in [&config.socket, &config.cni_socket] {
+        let _ = std::fs::remove_file(socket);
+    }
+    drop(watch);
+    let _ = handle.send_blocking(Job::Stop);
+    let ended = engine.join();
+    drop(plane);
+    match ended {
+        Ok(live) => live.close(),
+        Err(_) => bail!("the engine ended by a panic; see the log"),
+    }
+    served?;
+    tracing::info!("stopped; ports stay for the next start");
+    Ok(())
+}
+
+async fn serve_until_signal<T>(
+    args: &Args,
+    config: &Config,
+    log: &LogHandle,
+    handle: &Handle,
+    reporter: Arc<Reporter>,
+    engine: &std::thread::JoinHandle<T>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let group = config.socket_group.as_deref().map(group_id).transpose()?;
+    let access = Access { group };
+    let listener = serve::bind(&config.socket, access)
+        .with_context(|| format!("control socket {}", config.socket.display()))?;
+    let queue = config.state_dir.join("cni-del");
+    let plugins = cni::Server::bind(&config.cni_socket, queue, handle.clone())
+        .with_context(|| format!("plugin's socket {}", config.cni_socket.display()))?;
+    tokio::spawn(serve::serve(listener, access, reporter));
+    tokio::spawn(plugins.run());
+    let ports = handle.view().state.ports.len();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        socket = %config.socket.display(),
+        ports,
+        "ready"
+    );
+    let _ = notify("READY=1");
+    let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => reload(args, config, log, handle),
+            _ = look.tick() => if engine.is_finished() {
+                bail!("the engine ended by itself; see the log");
+            },
+        }
+    }
+}
+
+/// Reads configuration and cluster file again. What needs a restart is said.
+fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "the configuration is bad; the running one stays in force");
+            return;
+        }
+    };
+    let fixed = |c: &Config| {
+        let sockets = (c.socket.clone(), c.cni_socket.clone(), c.socket_group.clone());
+        let places = (c.cluster.clone(), c.run_dir.clone(), c.state_dir.clone());
+        (sockets, places, c.workers, c.spin_us, c.log, c.internal.clone())
+    };
+    if fixed(&config) != fixed(running) {
+        tracing::warn!(
+            "sockets, directories, cluster file's path, workers, log format or internal port changed; restart weftd for those"
+        );
+    }
+    match filter(&config.log_level).map(|filter| log.reload(filter)) {
+        Ok(Ok(())) => {}
+        _ => tracing::warn!(level = config.log_level, "the log level is not changed"),
+    }
+    let job = Job::Config(Box::new(config));
+    if let Err(error) = handle.send(job) {
+        tracing::warn!(%error, "SIGHUP");
+    }
+}
+
+/// Removes everything that a daemon with this configuration made. Operator's settings stay.
+///
+/// # Errors
+/// When a daemon runs, or what could not be removed.
+pub fn purge(config: &Config) -> anyhow::Result<()> {
+    let _lock = Lock::take(&config.run_dir)?;
+    let boot_id = weft_sys::machine::boot_id()?;
+    let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
+    let mut failed = Vec::new();
+    for port in loaded.state.ports.values() {
+        if let Err(error) = remove_device(port) {
+            failed.push(format!("port {}: {error}", port.spec.name));
+        }
+    }
+    let internal = config.internal.as_deref().unwrap_or("weft0");
+    let purged =
+        HostNetwork::open(record_path(&config.state_dir), internal).and_then(|mut h| h.purge(internal));
+    if let Err(error) = purged {
+        failed.push(error.to_string());
+    }
+    if let Err(error) = remove_link(internal) {
+        failed.push(format!("{internal}: {error}"));
+    }
+    let mut kept = loaded.state.clone();
+    kept.ports.retain(|_, port| !port.is_volatile());
+    kept.ipam = super::state::IpamState::default();
+    kept.drop_stations_without_port();
+    store.write(&loaded.state, &kept)?;
+    for socket in [&config.socket, &config.cni_socket] {
+        let _ = std::fs::remove_file(socket);
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("not everything could be removed: {}", failed.join("; "))
+}
+
+fn remove_device(port: &PortRecord) -> anyhow::Result<()> {
+    let netns = match &port.netns {
+        None if port.spec.kind == weft_api::PortKind::Vxlan => return Ok(()),
+        None => Netns::current()?,
+        Some(kept) => match watch::reopen(kept)? {
+            Some(netns) => netns,
+            None => return Ok(()),
+        },
+    };
+    let ifname = port.ifname().to_owned();
+    netns.run(move || remove_link(&ifname))?
+}
+
+fn remove_link(ifname: &str) -> anyhow::Result<()> {
+    let mut netlink = Netlink::new()?;
+    if let Some(link) = netlink.link_by_name(ifname)? {
+        match netlink.link_del(link.index) {
+            Err(error) if !error.is_missing() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn tell(handle: &Handle, event: Event) {
+    let sent = match event {
+        // The next one comes in a second.
+        Event::Tick => return drop(handle.send(Job::Tick)),
+        Event::Cluster(cluster) => handle.send_blocking(Job::Cluster(cluster)),
+        Event::Network => handle.send_blocking(Job::Network),
+    };
+    if sent.is_err() {
+        tracing::debug!("the engine has ended");
+    }
+}
+
+/// One worker up to eight CPUs, then one for every eight: each spins while there is work, and pods need the rest.
+fn workers(config: &Config) -> usize {
+    match config.workers {
+        0 => (weft_sys::machine::cpus() / 8).clamp(1, 8),
+        told => told,
+    }
+}
+
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    }
+}
+
+/// The number of a group: by name from `/etc/group`, or as it stands.
+fn group_id(name: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let path = Path::new("/etc/group");
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    found.with_context(|| format!("socket_group is `{name}`; expected a group of {}", path.display()))
+}
