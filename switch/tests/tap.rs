@@ -189,33 +189,53 @@ fn changes_under_traffic_lose_nothing() {
     assert!(server.join().unwrap() == payload);
 }
 
-/// Two node namespaces with a veth between them, each with an underlay, a data plane and a pod.
 #[test]
-fn tcp_crosses_a_tunnel_over_a_veth() {
+fn queues_of_one_device_are_spread_over_workers() {
     if !root() {
         return;
     }
-    let nodes = [Netns::create().unwrap(), Netns::create().unwrap()];
+    let config = DataplaneConfig { workers: 2, spin_us: 0, ..Default::default() };
+    let plane = Dataplane::start(&config).unwrap();
+    let pods = [Pod::with_queues(1, 2), Pod::with_queues(2, 2)];
+    let mut net = Net::default();
+    for (n, pod) in pods.iter().enumerate() {
+        net.port_with_mac(Device::Tap(pod.device.clone()), mac(n as u8 + 1));
+    }
+    net.publish(&plane);
+    // Many flows, so that both queues have some.
+    for _ in 0..8 {
+        transfer(&pods[0], &pods[1], 1 << 20);
+    }
+    let workers: std::collections::BTreeSet<_> = plane.flows(1000).iter().map(|flow| flow.worker).collect();
+    assert_eq!(workers.len(), 2);
+}
+
+/// Two node namespaces with a veth between them, each with an underlay, a data plane and a pod.
+struct Nodes {
+    namespaces: [Netns; 2],
+    sides: Vec<(Dataplane, Pod)>,
+}
+
+fn nodes() -> Nodes {
+    let namespaces = [Netns::create().unwrap(), Netns::create().unwrap()];
     let ips = [Ipv4Addr::new(192, 168, 7, 1), Ipv4Addr::new(192, 168, 7, 2)];
-    nodes[0]
+    namespaces[0]
         .run(|| {
             let mut netlink = Netlink::new().unwrap();
             netlink.add_veth("u0", "u1").unwrap();
             let peer = netlink.link_by_name("u1").unwrap().unwrap().index;
-            netlink.link_move(peer, &nodes[1]).unwrap();
+            netlink.link_move(peer, &namespaces[1]).unwrap();
         })
         .unwrap();
     let mut sides = Vec::new();
     for n in 0..2 {
-        let underlay = nodes[n]
-            .run(|| {
-                let up = LinkChange { up: Some(true), ..Default::default() };
-                configure("lo", &up, Ipv4Addr::LOCALHOST);
-                configure(&format!("u{n}"), &up, ips[n]);
-                Underlay::open(UnderlayConfig { port: 4789, v4: Some(ips[n]), v6: None })
-            })
-            .unwrap()
-            .unwrap();
+        let open = || {
+            let up = LinkChange { up: Some(true), ..Default::default() };
+            configure("lo", &up, Ipv4Addr::LOCALHOST);
+            configure(&format!("u{n}"), &up, ips[n]);
+            Underlay::open(UnderlayConfig { port: 4789, v4: Some(ips[n]), v6: None })
+        };
+        let underlay = namespaces[n].run(open).unwrap().unwrap();
         let plane = Dataplane::start(&DataplaneConfig { spin_us: 50, ..Default::default() }).unwrap();
         let pod = Pod::new(n as u8 + 1, 1450, Offloads::all());
         let mut net = Net::default();
@@ -225,6 +245,15 @@ fn tcp_crosses_a_tunnel_over_a_veth() {
         net.publish(&plane);
         sides.push((plane, pod));
     }
+    Nodes { namespaces, sides }
+}
+
+#[test]
+fn tcp_crosses_a_tunnel_over_a_veth() {
+    if !root() {
+        return;
+    }
+    let Nodes { sides, .. } = nodes();
     let [(plane_a, a), (plane_b, b)] = &sides[..] else { panic!("two sides") };
     assert!(a.ping(b.ip, &["-c3", "-i0.05", "-W2"]).contains(" 0% packet loss"));
     transfer(a, b, 32 << 20);
@@ -237,4 +266,22 @@ fn tcp_crosses_a_tunnel_over_a_veth() {
     }
     let frames = plane_a.peer_counters(weft_switch::table::PeerSlot(0)).tx_frames;
     assert!(frames > plane_a.totals().get(Total::TunnelSends) * 2, "sends were not segmented");
+}
+
+#[test]
+fn an_underlay_with_too_small_an_mtu_still_carries() {
+    if !root() {
+        return;
+    }
+    let Nodes { namespaces, sides } = nodes();
+    for (n, namespace) in namespaces.iter().enumerate() {
+        let lower = || {
+            let mut netlink = Netlink::new().unwrap();
+            let index = netlink.link_by_name(&format!("u{n}")).unwrap().unwrap().index;
+            netlink.link_set(index, &LinkChange { mtu: Some(1300), ..Default::default() }).unwrap();
+        };
+        namespace.run(lower).unwrap();
+    }
+    transfer(&sides[0].1, &sides[1].1, 4 << 20);
+    assert!(sides[0].0.totals().get(Total::SegmentFallbacks) > 0);
 }

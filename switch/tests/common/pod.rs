@@ -25,18 +25,30 @@ pub struct Pod {
 impl Pod {
     /// Pod number `n`: 10.0.0.n/24, `mac(n)`.
     pub fn new(n: u8, mtu: u32, offloads: Offloads) -> Pod {
+        Self::make(n, mtu, offloads, 1)
+    }
+
+    /// As [`Pod::new`], with more than one queue.
+    pub fn with_queues(n: u8, queues: usize) -> Pod {
+        Self::make(n, 1500, Offloads::all(), queues)
+    }
+
+    fn make(n: u8, mtu: u32, offloads: Offloads, queues: usize) -> Pod {
         let netns = Netns::create().expect("root");
         let ip = Ipv4Addr::new(10, 0, 0, n);
-        let tap = netns.run(|| {
-            let options = TapOptions { multi_queue: false, persist: false, offloads };
-            let tap = Tap::create("eth0", &options).expect("a TAP");
+        let taps = netns.run(|| {
+            let options = TapOptions { multi_queue: queues > 1, persist: false, offloads };
+            let mut taps = vec![Tap::create("eth0", &options).expect("a TAP")];
+            while taps.len() < queues {
+                taps.push(taps[0].add_queue().expect("another queue"));
+            }
             let change =
                 LinkChange { mac: Some(mac(n).0), mtu: Some(mtu), up: Some(true), ..Default::default() };
             configure("eth0", &change, ip);
             configure("lo", &LinkChange { up: Some(true), ..Default::default() }, Ipv4Addr::LOCALHOST);
-            tap
+            taps
         });
-        let device = Arc::new(TapDevice::new(vec![tap.expect("root")]).expect("one queue"));
+        let device = Arc::new(TapDevice::new(taps.expect("root")).expect("a queue"));
         Pod { netns, device, ip }
     }
 
