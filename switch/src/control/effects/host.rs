@@ -254,7 +254,7 @@ impl Firewall {
         let result = result.and_then(|()| self.forward.check());
         match &result {
             Ok(true) => {
-                tracing::info!(chains = ?self.forward.chains(), "accept rules added to chains that drop")
+                tracing::info!(chains = ?self.forward.chains(), "accept rules added to chains that drop");
             }
             Ok(false) => {}
             Err(error) if self.complaint.as_ref() == Some(&error.to_string()) => {}

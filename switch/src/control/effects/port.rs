@@ -330,9 +330,9 @@ fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
         false => error.into(),
     })?;
     set_sysctls(spec)?;
-    netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
-    // A saving, not a need: a kernel without it goes on with its default.
+    // A saving, not a need: a kernel without it goes on with its default. While the device is down nothing waits for it.
     let _ = netlink.link_noqueue(link.index);
+    netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     for ip in &spec.ips {
         netlink.addr_add(link.index, *ip, AddrFlags::NODAD)?;
     }

@@ -98,7 +98,7 @@ fn a_port_is_made_whole_and_goes_without_a_trace() {
         (port.index, 1450, Some([2, 0, 0, 0, 0, 7]), true)
     );
     assert!(device.txqueuelen >= 1000 && device.gso_max_size == 61_900 && device.carrier, "{device:?}");
-    assert_eq!(port.offloads, port.device.offloads());
+    assert_eq!((port.offloads, device.qdisc.as_deref()), (port.device.offloads(), Some("noqueue")));
     // Usable at once: nothing tentative.
     let addresses = addresses(&netns, port.index);
     for ip in spec().ips {
