@@ -3,8 +3,8 @@
 //! ```toml
 //! [cluster]                  # optional
 //! cidrs = ["10.244.0.0/16"]  # default: the union of the nodes' pod_cidrs
-//! vni = 1
-//! port = 4789
+//! vni = 1                    # default: the configuration's
+//! port = 4789                # default: the configuration's
 //! node = "n1"                # this node; default: the entry with a local underlay address
 //!
 //! [[node]]
@@ -31,15 +31,6 @@ use serde::Deserialize;
 use toml::Spanned;
 use weft_encap::{MacAddr, Vni};
 
-/// UDP port of VXLAN unless the file names another (RFC 7348 section 8.1).
-pub const DEFAULT_PORT: u16 = 4789;
-
-/// VNI of routed traffic unless the file names another (flannel's default).
-pub const DEFAULT_VNI: Vni = match Vni::new(1) {
-    Some(vni) => vni,
-    None => panic!("1 is a VNI"),
-};
-
 /// Largest cluster file read, in bytes: some ten thousand nodes.
 pub const MAX_FILE: u64 = 8 << 20;
 
@@ -48,10 +39,10 @@ pub const MAX_FILE: u64 = 8 << 20;
 pub struct Cluster {
     /// Prefixes of all pods, on this node and others.
     pub cidrs: Vec<IpNet>,
-    /// The VNI of routed traffic between nodes.
-    pub vni: Vni,
-    /// The UDP port of VXLAN.
-    pub port: u16,
+    /// The VNI of routed traffic between nodes; `None`: the configuration's.
+    pub vni: Option<Vni>,
+    /// The UDP port of VXLAN; `None`: the configuration's.
+    pub port: Option<u16>,
     /// Name of this node, if the file gives it.
     pub node: Option<String>,
     /// The nodes in the order of the file.
@@ -67,8 +58,8 @@ pub struct Node {
     pub underlay: IpAddr,
     /// Prefixes of its pods.
     pub pod_cidrs: Vec<IpNet>,
-    /// Its VTEP MAC.
-    pub mac: MacAddr,
+    /// Its VTEP MAC, if the file names one; see [`Node::vtep_mac`].
+    pub mac: Option<MacAddr>,
 }
 
 /// What is wrong with a cluster file, and where.
@@ -140,6 +131,11 @@ impl Node {
     /// The router's addresses on this node: the first usable one of each pod CIDR, with the CIDR's prefix.
     pub fn gateways(&self) -> Vec<IpNet> {
         self.pod_cidrs.iter().map(first_usable).collect()
+    }
+
+    /// Its VTEP MAC: the one that the file names, else derived, on every node alike, from the address in the file.
+    pub fn vtep_mac(&self, vni: Vni) -> MacAddr {
+        self.mac.unwrap_or_else(|| MacAddr::vtep(self.underlay, vni))
     }
 }
 
@@ -252,24 +248,22 @@ impl Lines<'_> {
 }
 
 fn check(raw: RawFile, lines: &Lines<'_>) -> Result<Cluster, ClusterError> {
-    let vni = match raw.cluster.vni {
-        None => DEFAULT_VNI,
-        Some(value) => Vni::new(*value.as_ref()).ok_or_else(|| {
-            lines.error(value.span(), format!("{} is not a VNI (1 to 16777215)", value.as_ref()))
-        })?,
-    };
+    let vni = raw.cluster.vni.map(|value| {
+        let message = format!("{} is not a VNI (1 to 16777215)", value.as_ref());
+        Vni::new(*value.as_ref()).ok_or_else(|| lines.error(value.span(), message))
+    });
+    let vni = vni.transpose()?;
     let port = match raw.cluster.port {
         Some(value) if *value.as_ref() == 0 => {
             return Err(lines.error(value.span(), "0 is not a UDP port; expected 1 to 65535"));
         }
-        Some(value) => value.into_inner(),
-        None => DEFAULT_PORT,
+        other => other.map(Spanned::into_inner),
     };
     let mut cidrs = Vec::new();
     for text in &raw.cluster.cidrs {
         cidrs.push(parse_cidr(text, lines)?);
     }
-    let nodes = check_nodes(raw.node, vni, &cidrs, lines)?;
+    let nodes = check_nodes(raw.node, &cidrs, lines)?;
     if let Some(name) = &raw.cluster.node
         && !nodes.iter().any(|node| node.name == *name.as_ref())
     {
@@ -286,7 +280,6 @@ fn check(raw: RawFile, lines: &Lines<'_>) -> Result<Cluster, ClusterError> {
 
 fn check_nodes(
     raw: Vec<Spanned<RawNode>>,
-    vni: Vni,
     cidrs: &[IpNet],
     lines: &Lines<'_>,
 ) -> Result<Vec<Node>, ClusterError> {
@@ -300,11 +293,10 @@ fn check_nodes(
         unique.insert("node", &name, &raw.name.span())?;
         let underlay = parse_underlay(&raw.underlay, lines)?;
         unique.insert("underlay address", &underlay.to_string(), &raw.underlay.span())?;
-        let mac = match &raw.mac {
-            None => MacAddr::vtep(underlay, vni),
-            Some(text) => parse_mac(text, lines)?,
-        };
-        unique.insert("MAC", &mac.to_string(), &raw.mac.as_ref().unwrap_or(&raw.underlay).span())?;
+        let mac = raw.mac.as_ref().map(|text| parse_mac(text, lines)).transpose()?;
+        if let (Some(mac), Some(text)) = (mac, &raw.mac) {
+            unique.insert("MAC", &mac.to_string(), &text.span())?;
+        }
         if raw.pod_cidrs.as_ref().is_empty() {
             return Err(lines.error(
                 raw.pod_cidrs.span(),

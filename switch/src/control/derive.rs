@@ -91,10 +91,11 @@ fn alone(config: &Config) -> NodeNetwork {
 }
 
 fn of_cluster(config: &Config, cluster: &Cluster, own: &Node) -> NodeNetwork {
+    let vni = cluster.vni.unwrap_or(config.vni);
     let peer = |node: &Node| Peer {
         name: node.name.clone(),
         underlay: node.underlay,
-        mac: node.mac,
+        mac: node.vtep_mac(vni),
         pod_cidrs: node.pod_cidrs.clone(),
     };
     NodeNetwork {
@@ -104,9 +105,9 @@ fn of_cluster(config: &Config, cluster: &Cluster, own: &Node) -> NodeNetwork {
         cluster_cidrs: cluster.cidrs.clone(),
         vtep: Some(Vtep {
             underlay: config.underlay.unwrap_or(own.underlay),
-            vni: cluster.vni,
-            port: cluster.port,
-            mac: own.mac,
+            vni,
+            port: cluster.port.unwrap_or(config.vxlan_port),
+            mac: own.vtep_mac(vni),
         }),
         peers: cluster.peers(&own.name).map(peer).collect(),
         ..NodeNetwork::default()

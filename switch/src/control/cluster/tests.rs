@@ -28,13 +28,14 @@ fn edited(from: &str, to: &str) -> String {
 #[test]
 fn fills_in_defaults() {
     let cluster = Cluster::parse(GOOD).unwrap();
-    assert_eq!((cluster.vni, cluster.port, cluster.node.as_deref()), (Vni::new(1).unwrap(), 4789, None));
+    assert_eq!((cluster.vni, cluster.port, cluster.node.as_deref()), (None, None, None));
     assert_eq!(
         cluster.cidrs,
         ["10.244.0.0/23".parse().unwrap(), "fd00:10:244::/64".parse::<IpNet>().unwrap()]
     );
-    assert_eq!(cluster.nodes[0].mac, MacAddr::vtep(cluster.nodes[0].underlay, cluster.vni));
-    assert_eq!(cluster.nodes[1].mac.to_string(), "02:00:00:00:00:02");
+    let vni = Vni::new(7).unwrap();
+    assert_eq!(cluster.nodes[0].vtep_mac(vni), MacAddr::vtep(cluster.nodes[0].underlay, vni));
+    assert_eq!(cluster.nodes[1].vtep_mac(vni).to_string(), "02:00:00:00:00:02");
     let gateways = cluster.nodes[0].gateways();
     assert_eq!(
         gateways.iter().map(ToString::to_string).collect::<Vec<_>>(),

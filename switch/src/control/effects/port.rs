@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use weft_api::port::PodRoute;
 use weft_encap::MacAddr;
-use weft_sys::link::{AddrFlags, LinkChange, Netlink, Route};
+use weft_sys::link::{AddrFlags, Link, LinkChange, Netlink, Route};
 use weft_sys::netns::{Netns, NsId};
 use weft_sys::sysctl;
 use weft_sys::tun::{MTU_MAX, Offloads, Tap, TapOptions, valid_name};
@@ -185,6 +185,7 @@ pub fn reattach(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> 
         let mut netlink = Netlink::new()?;
         let link =
             netlink.link_by_name(&spec.ifname)?.ok_or_else(|| EffectError::Missing(spec.ifname.clone()))?;
+        shrink(&mut netlink, &link, spec);
         Ok((queues, link.index))
     })?;
     live(queues, index, netns)
@@ -344,6 +345,22 @@ fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
         }
     }
     Ok(link.index)
+}
+
+/// While no daemon ran the underlay may have shrunk: packets that fit no more must not be sent. A bigger MTU can wait, and
+/// a smaller one may be another plugin's wish.
+fn shrink(netlink: &mut Netlink, link: &Link, spec: &TapSpec) {
+    let gso = gso_max_size(spec.overlay_mtu);
+    let change = LinkChange {
+        mtu: (link.mtu > spec.mtu).then_some(spec.mtu),
+        gso_max_size: (link.gso_max_size != gso).then_some(gso),
+        ..LinkChange::default()
+    };
+    if change != LinkChange::default()
+        && let Err(error) = netlink.link_set(link.index, &change)
+    {
+        tracing::warn!(%error, "the MTU of a port that came back");
+    }
 }
 
 /// A pod must not configure itself from router advertisements; and IPv6 addresses need IPv6, which some runtimes

@@ -52,7 +52,7 @@ fn tells_edits_and_seconds_and_stops_at_once() {
             return result;
         }
     };
-    assert_eq!(next_cluster().unwrap().vni.get(), 7);
+    assert_eq!(next_cluster().unwrap().vni.map(|vni| vni.get()), Some(7));
     fs::write(&path, "[cluster]\nvni = 0\n").unwrap();
     let error = next_cluster().unwrap_err();
     assert!(error.starts_with(&format!("{}:2: 0 is not a VNI", path.display())), "{error}");

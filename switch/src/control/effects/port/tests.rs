@@ -179,7 +179,13 @@ fn a_port_survives_and_is_attached_again() {
         let index = port.index;
         drop(port);
         assert!(!link(&netns, "eth0").unwrap().carrier);
+        // The underlay has shrunk meanwhile.
+        let spec = TapSpec { mtu: 1400, overlay_mtu: 1400, ..spec };
         let port = reattach(&spec, &netns).unwrap();
+        assert_eq!(
+            link(&netns, "eth0").map(|link| (link.mtu, link.gso_max_size)),
+            Some((1400, gso_max_size(1400)))
+        );
         assert!(port.index == index && link(&netns, "eth0").unwrap().carrier);
         assert_eq!(port.device.queues().len(), usize::from(queues));
         drop(port);
