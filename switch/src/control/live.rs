@@ -226,13 +226,17 @@ impl Live {
         changed
     }
 
-    /// Opens underlays and sets the host's network at start; what fails is tried again by [`Live::retry`].
-    pub fn start_network(&mut self, state: &State) {
+    /// Opens underlays at start; what fails is tried again by [`Live::retry`].
+    pub fn start_underlays(&mut self, state: &State) {
         for config in super::plan::underlays(state).into_values() {
             if let Err(message) = self.open_underlay(config, &Aside::default()) {
                 tracing::error!("{message}; tried again every second");
             }
         }
+    }
+
+    /// Sets the host's network at start; what fails is tried again by [`Live::retry`].
+    pub fn start_host_network(&mut self, state: &State) {
         self.start_host(state);
         if let Some(message) = &self.host_failed {
             tracing::error!("{message}; tried again every second");

@@ -101,7 +101,7 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig) -> Result<Started, St
     }
     let mut live = Live::new(&config.state_dir, config.internal.as_deref())?;
     let state = take_up(&mut live, state);
-    live.start_network(&state);
+    live.start_underlays(&state);
     store.write(&stored, &state)?;
 
     let mut engine = Engine {
@@ -120,7 +120,11 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig) -> Result<Started, St
     };
     let devices = engine.live.devices();
     engine.publisher.build(&Arc::clone(&engine.state), &devices, 0)?;
+    // Pods talk again from here on; the host's network and firewall take programs and time.
     engine.publish();
+    let state = Arc::clone(&engine.state);
+    engine.live.start_host_network(&state);
+    engine.show();
     Ok(Started { engine, jobs, handle, dataplane })
 }
 
