@@ -43,8 +43,8 @@ pub struct Measured {
 /// Runs an iperf3 client against `to`.
 pub fn iperf(from: &Namespace, to: &str, port: u16, args: &[&str]) -> Result<Measured> {
     let port = port.to_string();
-    let args = [&["-c", to, "-p", &port, "-J", "--connect-timeout", "3000"], args].concat();
-    let out = from.run("iperf3", &args)?;
+    let args = [&["40", "iperf3", "-c", to, "-p", &port, "-J", "--connect-timeout", "3000"], args].concat();
+    let out = from.run("timeout", &args)?;
     let json: Value = serde_json::from_str(&out).context("iperf3 printed no JSON")?;
     let end = &json["end"];
     let received = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };

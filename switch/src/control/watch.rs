@@ -31,51 +31,52 @@ const SETTLE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct NetnsName {
     id: NsId,
-    way: Way,
+    ways: Vec<Way>,
 }
 
 /// How the name is looked at.
 #[derive(Clone, Debug)]
 enum Way {
-    /// By a descriptor of its directory, which works across mount namespaces.
+    /// By a descriptor of its directory, which works across mount namespaces, as long as the other one exists: a
+    /// plugin that was called in a short-lived one (`ip netns exec`) leaves a descriptor that leads nowhere.
     Dir(Arc<Dir>, String),
     /// By its path, followed: `/proc/PID/ns/net` is a link.
     Path(PathBuf),
-    /// It cannot be seen from here.
-    Blind,
+}
+
+impl Way {
+    /// What the name means now; `None`: nothing.
+    fn look(&self) -> io::Result<Option<NsId>> {
+        match self {
+            Way::Dir(dir, name) => dir.id_of(name),
+            Way::Path(path) => id_at(path),
+        }
+    }
 }
 
 impl NetnsName {
-    /// Starts watching. `dir` is the descriptor that came with the request; without one (after a restart, or for ports
-    /// that the operator made) the directory is opened by its path. What does not lead to the namespace now is not
-    /// trusted later: then [`NetnsName::is_watched`] is false and the name counts as alive.
+    /// Starts watching. `dir` is the descriptor that came with the request. A way that does not lead to the namespace
+    /// now is not trusted later; without any, [`NetnsName::is_watched`] is false and the name counts as alive.
     pub fn new(record: &NetnsRecord, dir: Option<Arc<Dir>>) -> NetnsName {
         let id = NsId { dev: record.dev, ino: record.ino };
         let path = Path::new(&record.path);
-        let by_dir = || {
-            let name = path.file_name()?.to_str()?.to_owned();
-            let dir = dir.or_else(|| Dir::open(path.parent()?).ok().map(Arc::new))?;
-            dir.id_of(&name).ok().flatten().filter(|found| *found == id).map(|_| Way::Dir(dir, name))
-        };
-        let by_path =
-            || id_at(path).ok().flatten().filter(|found| *found == id).map(|_| Way::Path(path.to_owned()));
-        let way = by_dir().or_else(by_path).unwrap_or(Way::Blind);
-        NetnsName { id, way }
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let by_dir = dir.zip(name).map(|(dir, name)| Way::Dir(dir, name));
+        let mut ways: Vec<Way> = by_dir.into_iter().chain([Way::Path(path.to_owned())]).collect();
+        ways.retain(|way| matches!(way.look(), Ok(Some(found)) if found == id));
+        NetnsName { id, ways }
     }
 
     /// False if the name cannot be seen from here.
     pub fn is_watched(&self) -> bool {
-        !matches!(self.way, Way::Blind)
+        !self.ways.is_empty()
     }
 
-    /// True while the name means the same namespace. A failure to look is no death.
+    /// True while the name means the same namespace, seen one way or another, or while a process lives in it. A
+    /// failure to look is no death.
     pub fn lives(&self) -> bool {
-        let found = match &self.way {
-            Way::Dir(dir, name) => dir.id_of(name),
-            Way::Path(path) => id_at(path),
-            Way::Blind => return true,
-        };
-        found.map_or(true, |found| found == Some(self.id))
+        let means_it = |way: &Way| way.look().map_or(true, |found| found == Some(self.id));
+        self.ways.is_empty() || self.ways.iter().any(means_it) || by_process(self.id).is_some()
     }
 }
 
