@@ -260,3 +260,24 @@ fn a_run_longer_than_a_batch_loses_nothing() {
         assert_eq!(headers(&next(&b.device).1).src_port, n + 1);
     }
 }
+
+#[test]
+fn an_underlay_that_stays_is_heard_when_another_comes_and_goes() {
+    let (mut a, mut b) = pair(20, Offloads::empty());
+    let IpAddr::V4(own) = loopback(20, 2) else { unreachable!("IPv4") };
+    let config = UnderlayConfig { port: PORT - 1, v4: Some(own), v6: None };
+    let heard = |a: &Node, b: &Node, n: u8| {
+        let frame = udp(0, 1, (7, 8), &[n; 50]);
+        a.device.inject(VnetHdr::NONE, &frame);
+        assert!(next(&b.device).1 == frame);
+    };
+    heard(&a, &b, 1);
+    b.net.add_underlay_before(Arc::new(Underlay::open(config).expect("a free port")));
+    b.net.publish(&b.plane);
+    heard(&a, &b, 2);
+    b.net.remove_underlay_before();
+    b.net.publish(&b.plane);
+    heard(&a, &b, 3);
+    a.net.publish(&a.plane);
+    heard(&a, &b, 4);
+}

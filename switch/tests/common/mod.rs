@@ -75,6 +75,18 @@ impl Net {
         slot
     }
 
+    /// Puts an underlay without peers before the others, whose numbers grow by one.
+    pub fn add_underlay_before(&mut self, underlay: Arc<Underlay>) {
+        self.underlays.insert(0, underlay);
+        self.peers.iter_mut().for_each(|peer| Arc::make_mut(peer).underlay += 1);
+    }
+
+    /// Takes that underlay away again.
+    pub fn remove_underlay_before(&mut self) {
+        self.underlays.remove(0);
+        self.peers.iter_mut().for_each(|peer| Arc::make_mut(peer).underlay -= 1);
+    }
+
     fn add(&mut self, slot: PortSlot, device: Device, mac: MacAddr, role: Role) {
         self.ports.push(Some(Arc::new(Port {
             slot,

@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use crate::mem::Pool;
 use crate::port::underlay::Receiver;
 use crate::port::{Device, Underlay};
-use crate::table::{Generation, PortSlot, Snapshot};
+use crate::table::{Generation, Port, PortSlot, Snapshot};
 
 /// One worker's sources, by their token.
 ///
@@ -84,16 +84,10 @@ impl Sources {
     ) -> Lost {
         let mut lost = Lost::new();
         if !Arc::ptr_eq(&old.ports, &new.ports) {
-            let slots = old.ports.slots.len().max(new.ports.slots.len());
-            for slot in (0..slots).map(|slot| PortSlot(slot as u16)) {
-                self.change_port(registry, old, new, slot, &mut lost);
-            }
+            self.change_ports(registry, old, new, &mut lost);
         }
         if self.id == 0 && !Arc::ptr_eq(&old.tunnels, &new.tunnels) {
-            let (before, after) = (&old.tunnels.underlays, &new.tunnels.underlays);
-            for index in 0..before.len().max(after.len()) {
-                self.change_underlay(registry, index, before.get(index), after.get(index), pool);
-            }
+            self.change_underlays(registry, &old.tunnels.underlays, &new.tunnels.underlays, pool);
         }
         lost
     }
@@ -117,31 +111,31 @@ impl Sources {
         self.change(registry, snapshot, &Snapshot::default(), pool);
     }
 
-    fn change_port(
-        &mut self,
-        registry: &Registry,
-        old: &Snapshot,
-        new: &Snapshot,
-        slot: PortSlot,
-        lost: &mut Lost,
-    ) {
-        let (before, after) = (old.ports.get(slot), new.ports.get(slot));
-        match (before, after) {
-            (Some(before), Some(after)) if before.device.is_same(&after.device) => return,
-            (Some(before), _) => self.remove_port(registry, &before.device, slot),
-            (None, _) => {}
+    /// What goes, goes first: a device that has another slot now is refused while it is in the poll.
+    fn change_ports(&mut self, registry: &Registry, old: &Snapshot, new: &Snapshot, lost: &mut Lost) {
+        let stays = |slot| match (old.ports.get(slot), new.ports.get(slot)) {
+            (Some(before), Some(after)) => before.device.is_same(&after.device),
+            _ => false,
+        };
+        for port in old.ports.slots.iter().flatten().filter(|port| !stays(port.slot)) {
+            self.remove_port(registry, &port.device, port.slot);
         }
-        let Some(port) = after else { return };
-        for queue in 0..port.device.queues() {
-            let Some(descriptor) = port.device.descriptor(queue).filter(|_| self.serves(slot, queue)) else {
-                continue;
-            };
-            if self.add(registry, descriptor, Kind::Port { slot, queue }).is_err() {
-                self.remove_port(registry, &port.device, slot);
-                lost.push((slot, port.generation));
-                return;
+        for port in new.ports.slots.iter().flatten().filter(|port| !stays(port.slot)) {
+            if self.add_port(registry, port).is_err() {
+                self.remove_port(registry, &port.device, port.slot);
+                lost.push((port.slot, port.generation));
             }
         }
+    }
+
+    fn add_port(&mut self, registry: &Registry, port: &Port) -> io::Result<()> {
+        let slot = port.slot;
+        for queue in 0..port.device.queues() {
+            if let Some(descriptor) = port.device.descriptor(queue).filter(|_| self.serves(slot, queue)) {
+                self.add(registry, descriptor, Kind::Port { slot, queue })?;
+            }
+        }
+        Ok(())
     }
 
     /// Ports are spread over the workers by their slot, the queues of one port by their number on top.
@@ -161,42 +155,39 @@ impl Sources {
         }
     }
 
-    fn change_underlay(
+    /// An underlay that stays keeps its place in the poll, and what waits in its receiver, though its index may change.
+    fn change_underlays(
         &mut self,
         registry: &Registry,
-        index: usize,
-        old: Option<&Arc<Underlay>>,
-        new: Option<&Arc<Underlay>>,
+        old: &[Arc<Underlay>],
+        new: &[Arc<Underlay>],
         pool: &mut Pool,
     ) {
-        if let (Some(old), Some(new)) = (old, new)
-            && Arc::ptr_eq(old, new)
-        {
-            return;
-        }
-        if let Some(old) = old {
-            self.remove_underlay(registry, index, old, pool);
-        }
-        let Some(new) = new else { return };
-        for ipv6 in [false, true] {
-            let Some(socket) = new.receiver(ipv6) else { continue };
-            let kind = Kind::Underlay { underlay: index, ipv6, receiver: Receiver::default() };
-            // A fresh socket is refused only without memory; its peers then stay silent, and `weft tunnel` shows it.
-            let _ = self.add(registry, socket.as_fd(), kind);
-        }
-    }
-
-    fn remove_underlay(&mut self, registry: &Registry, index: usize, underlay: &Underlay, pool: &mut Pool) {
         for entry in &mut self.all {
-            let Some(Source { kind: Kind::Underlay { underlay: of, ipv6, receiver }, .. }) = entry else {
+            let Some(Source { kind: Kind::Underlay { underlay, ipv6, receiver }, .. }) = entry else {
                 continue;
             };
-            if *of == index {
-                if let Some(socket) = underlay.receiver(*ipv6) {
-                    remove(registry, socket.as_fd());
+            let before = old.get(*underlay);
+            match new.iter().position(|after| before.is_some_and(|before| Arc::ptr_eq(before, after))) {
+                Some(index) => *underlay = index,
+                None => {
+                    if let Some(socket) = before.and_then(|before| before.receiver(*ipv6)) {
+                        remove(registry, socket.as_fd());
+                    }
+                    receiver.close(pool);
+                    *entry = None;
                 }
-                receiver.close(pool);
-                *entry = None;
+            }
+        }
+        for (index, underlay) in new.iter().enumerate() {
+            if old.iter().any(|before| Arc::ptr_eq(before, underlay)) {
+                continue;
+            }
+            for ipv6 in [false, true] {
+                let Some(socket) = underlay.receiver(ipv6) else { continue };
+                let kind = Kind::Underlay { underlay: index, ipv6, receiver: Receiver::default() };
+                // A fresh socket is refused only without memory; its peers then stay silent, and `weft tunnel` shows it.
+                let _ = self.add(registry, socket.as_fd(), kind);
             }
         }
     }
