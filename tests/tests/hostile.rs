@@ -12,7 +12,7 @@ s=conf.L2socket(iface='eth0')
 for p in {expression}: s.send(p)
 "
     );
-    ns.run("python3", &["-c", &script]).map(drop)
+    ns.run("/usr/bin/python3", &["-c", &script]).map(drop)
 }
 
 fn dropped(node: &Node, reason: &str, at_least: u64, act: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -194,7 +194,7 @@ for dst in ('{b}', '{c}'):
             c = c.ip()
         );
         let pid = node.pid();
-        a.ns.run("python3", &["-c", &script])?;
+        a.ns.run("/usr/bin/python3", &["-c", &script])?;
         ensure!(node.pid() == pid && node.weft_json(&["status"])?["ready"] == true, "weftd did not survive");
         let bad = node.drops("bad-gso")? + node.drops("bad-vnet-header")?;
         ensure!(bad > 0, "no hostile header was counted\n{}", node.weft(&["drops"])?);

@@ -96,10 +96,10 @@ fn bridged_peer(underlay6: bool) -> Result<()> {
     let (local, remote, mtu) =
         if underlay6 { ("fd00:5::3", "fd00:5::1", 1430) } else { ("172.30.0.3", "172.30.0.1", 1450) };
     host.sh(&format!(
-        "ip link add br type bridge; ip link set br up
+        "ip link add kbr type bridge; ip link set kbr up
          ip link add vx mtu {mtu} type vxlan id 77 local {local} remote {remote} dev eth0 dstport 4789
-         ip link set vx master br up
-         ip link add p0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}; ip link set p0 master br up",
+         ip link set vx master kbr up
+         ip link add p0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}; ip link set p0 master kbr up",
         there.name()
     ))?;
     there

@@ -105,7 +105,7 @@ fn forged_fragmentation_needed_stops_nothing() {
 inner=IP(src='172.30.0.1',dst='172.30.0.2')/UDP(sport=50000,dport=4789)/Raw(b'x'*8)
 for p in range(200): send(IP(src='172.30.0.2',dst='172.30.0.1')/ICMP(type=3,code=4,nexthopmtu=600)/inner, verbose=0)
 ";
-        forger.run("python3", &["-c", script])?;
+        forger.run("/usr/bin/python3", &["-c", script])?;
         let after = iperf(&a.ns, &b.ip(), 5201, &["-t", "2"])?;
         ensure!(after.bits_per_second > 50e6, "the forged answer broke the tunnel: {after:?}");
         ping(&a.ns, &b.ip(), 20)?;

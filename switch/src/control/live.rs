@@ -322,6 +322,14 @@ impl Live {
             (None, None) => (Arc::clone(&self.own), None, None),
         };
         let id = netns.id().map_err(EffectError::io("identify the namespace"))?;
+        let name = kept.as_ref().map(|kept| NetnsName::new(kept, dir));
+        if let (Some(kept), Some(name)) = (&kept, &name)
+            && !name.is_watched()
+        {
+            // Deleted while the request was on its way: nobody would ever see it end.
+            let source = io::Error::new(io::ErrorKind::NotFound, "its name does not lead to it any more");
+            return Err(EffectError::Netns { name: kept.path.clone(), source });
+        }
         self.make_room(id, &spec.ifname, aside);
         let deadline = Instant::now() + CLOSING;
         let live = loop {
@@ -338,8 +346,8 @@ impl Live {
                 other => break other?,
             }
         };
-        if let Some(kept) = &kept {
-            self.names.insert(record.spec.name.clone(), NetnsName::new(kept, dir));
+        if let Some(name) = name {
+            self.names.insert(record.spec.name.clone(), name);
         }
         Ok(self.keep(&record.spec.name, record.spec.queues, live, netns, kept))
     }

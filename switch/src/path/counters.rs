@@ -58,6 +58,8 @@ totals! {
     Punts = "punts",
     /// Copies made of flooded frames.
     FloodCopies = "flood_copies",
+    /// Fragments that the router made of IPv4 packets too long for their way.
+    FragmentsMade = "fragments_made",
     /// Times that a worker woke up.
     Wakeups = "wakeups",
     /// Batches of frames.

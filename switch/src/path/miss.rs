@@ -5,6 +5,7 @@ use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, flow, frag, gso, par
 
 use super::action::{Action, Verdict};
 use super::cache::{FlowCache, Lookup};
+use super::counters::Total;
 use super::fdb::StationId;
 use super::origin::Origin;
 use super::process::{Env, Sink};
@@ -175,6 +176,7 @@ fn fragment<S: Sink>(
             Ok(headers) => {
                 // Fragments hash without ports, so those made here go the way of those made elsewhere.
                 sent.flow_hash = flow::flow_hash(&headers, piece.bytes());
+                env.counters.add(Total::FragmentsMade, 1);
                 hit::run(env, &sent, piece, headers);
             }
             Err(reason) => env.drop(piece, reason),
