@@ -4,6 +4,7 @@
 //! have made.
 
 use crate::checksum::{self, State, Sum, copy_and_sum, judge};
+use crate::vnet::MIN_TCP_SIZE;
 use crate::wire::{be16, be32, put16};
 use crate::{Fragment, Gso, Headers, L3, L4, Reason, VnetHdr, eth, ipv4, ipv6, tcp, udp};
 
@@ -80,6 +81,9 @@ impl Gro {
             State::Owed => true,
             State::Verified | State::NoChecksum => false,
         };
+        // A superframe of smaller ones would be refused everywhere, by this switch too.
+        let is_tiny = headers.l4 == L4::Tcp && headers.payload_len() < usize::from(MIN_TCP_SIZE);
+        let ends = is_tiny || headers.tcp_flags & (tcp::PSH | tcp::FIN) != 0;
         let next_seq = match headers.l4 {
             L4::Tcp => be32(segment, usize::from(headers.l4_at) + tcp::SEQ)
                 .wrapping_add(headers.payload_len() as u32),
@@ -92,7 +96,7 @@ impl Gro {
             count: 1,
             next_seq,
             late_flags: 0,
-            closed: !is_candidate(segment, headers) || headers.tcp_flags & (tcp::PSH | tcp::FIN) != 0,
+            closed: ends || !is_candidate(segment, headers),
             owed,
         })
     }

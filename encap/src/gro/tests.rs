@@ -35,6 +35,17 @@ fn what_continues_a_tcp_stream() {
 }
 
 #[test]
+fn segments_too_small_for_a_superframe_stay_alone() {
+    let pair = |len: usize| {
+        let first = Spec::tcp4(vec![1; len]);
+        let second = Spec { seq: 1000 + len as u32, id: 8, ..Spec::tcp4(vec![2; len]) };
+        after(&first, &second)
+    };
+    assert_eq!(pair(usize::from(MIN_TCP_SIZE) - 1), Push::Flush);
+    assert_eq!(pair(usize::from(MIN_TCP_SIZE)), Push::Merged);
+}
+
+#[test]
 fn what_does_not_continue_a_tcp_stream() {
     let (first, second) = tcp_pair();
     let stamps = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 3];
