@@ -1,5 +1,6 @@
 //! What tells one flow from another: the flow cache's key, and the hash behind the VXLAN source port.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{Headers, L3, L4, MacAddr, eth, ipv4, ipv6};
@@ -7,8 +8,42 @@ use crate::{Headers, L3, L4, MacAddr, eth, ipv4, ipv6};
 /// Everything that decides where a frame goes, in 64 bytes.
 ///
 /// TTL, TCP flags and segment size are not part of it: a hit checks them itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub struct FlowKey([u64; 8]);
+
+impl PartialEq for FlowKey {
+    /// All words at once: the derived comparison calls `memcmp`.
+    #[inline]
+    fn eq(&self, other: &FlowKey) -> bool {
+        self.0.iter().zip(other.0).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    }
+}
+
+impl Eq for FlowKey {}
+
+/// What [`FlowKey::hash`] mixes in. With a random one nobody outside can choose flows that collide.
+#[derive(Clone, Copy)]
+pub struct HashSecret([u64; 4]);
+
+impl HashSecret {
+    /// A secret of these words, which should be random.
+    pub const fn new(words: [u64; 4]) -> Self {
+        HashSecret(words)
+    }
+}
+
+impl Default for HashSecret {
+    /// One that everybody knows, for tests and benches.
+    fn default() -> Self {
+        HashSecret(SECRET)
+    }
+}
+
+impl fmt::Debug for HashSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashSecret")
+    }
+}
 
 impl FlowKey {
     /// The key of a frame that came in by `ingress`: a port, or a (peer, VNI) pair, numbered by the caller.
@@ -43,13 +78,14 @@ impl FlowKey {
         ]))
     }
 
-    /// A hash for tables inside this process: fast, well mixed, not keyed.
+    /// A hash for tables inside this process: fast, well mixed, and keyed by `secret`.
     #[inline]
-    pub fn hash(&self) -> u64 {
-        let k = &self.0;
-        let low = mix(k[0] ^ SECRET[0], k[1] ^ SECRET[1]) ^ mix(k[2] ^ SECRET[2], k[3] ^ SECRET[3]);
-        let high = mix(k[4] ^ SECRET[1], k[5] ^ SECRET[2]) ^ mix(k[6] ^ SECRET[3], k[7] ^ SECRET[0]);
-        mix(low ^ SECRET[2], high ^ SECRET[3])
+    pub fn hash(&self, secret: &HashSecret) -> u64 {
+        let (k, s) = (&self.0, &secret.0);
+        // Every factor is keyed: one that a sender could make 0 would take its partner out of the hash.
+        let low = mix(k[0] ^ s[0], k[1] ^ s[1]) ^ mix(k[2] ^ s[2], k[3] ^ s[3]);
+        let high = mix(k[4] ^ s[1], k[5] ^ s[2]) ^ mix(k[6] ^ s[3], k[7] ^ s[0]);
+        mix(low ^ s[2], high ^ s[3])
     }
 
     /// What the key was made of, for reports.

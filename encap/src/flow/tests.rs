@@ -24,7 +24,8 @@ fn every_field_tells_flows_apart() {
         key(1, &Spec { vlan: Some(1), ..base.clone() }),
         key(1, &base.clone().v6()),
     ];
-    let hashes: std::collections::HashSet<_> = keys.iter().map(FlowKey::hash).collect();
+    let hashes: std::collections::HashSet<_> =
+        keys.iter().map(|key| key.hash(&HashSecret::default())).collect();
     assert_eq!(hashes.len(), keys.len());
     assert_eq!(key(1, &base), key(1, &Spec { ttl: 3, id: 9, payload: vec![0; 100], ..base.clone() }));
     let mut frame = base.build();
@@ -34,6 +35,22 @@ fn every_field_tells_flows_apart() {
     let mut tagged = base.build();
     tagged.splice(12..12, [0x81, 0, 0, 0]);
     assert_ne!(FlowKey::new(1, &parse(&tagged).unwrap(), &tagged).unwrap(), keys[0]);
+}
+
+#[test]
+fn flows_that_collide_under_one_secret_do_not_under_another() {
+    // A destination MAC and port that make one factor of the known secret 0: the source port no longer counts.
+    let spec = |port| Spec { ports: (port, 0x28db), ..Spec::udp4(vec![1]) };
+    let keys = [1, 2].map(|port| {
+        let mut frame = spec(port).build();
+        frame[..6].copy_from_slice(&[0xe7, 0x03, 0x7e, 0xd1, 0xa0, 0xb4]);
+        FlowKey::new(1, &parse(&frame).unwrap(), &frame).unwrap()
+    });
+    let hashes = |secret: HashSecret| keys.map(|key| key.hash(&secret));
+    let [a, b] = hashes(HashSecret::default());
+    assert_eq!(a, b, "chosen to collide");
+    let [a, b] = hashes(HashSecret::new([3u64, 5, 7, 11].map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
+    assert_ne!(a, b);
 }
 
 #[test]

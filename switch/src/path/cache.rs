@@ -7,7 +7,10 @@
 //!
 //! Entries lie in a table that grows as flows come, up to its size: an idle cache costs address space only.
 
+use std::hash::{BuildHasher, RandomState};
+
 use weft_encap::FlowKey;
+use weft_encap::flow::HashSecret;
 
 use super::action::{Action, Basis};
 use super::fdb::StationId;
@@ -31,8 +34,8 @@ pub(super) struct Lookup {
 
 impl Lookup {
     #[inline]
-    pub(super) fn new(key: FlowKey) -> Self {
-        Lookup { key, hash: key.hash() }
+    fn new(key: FlowKey, secret: &HashSecret) -> Self {
+        Lookup { key, hash: key.hash(secret) }
     }
 }
 
@@ -42,6 +45,8 @@ pub(super) struct FlowCache {
     /// Per set, words of part of a hash and an entry's number plus one; 0: free.
     sets: Vec<[u32; WAYS]>,
     entries: Vec<Entry>,
+    /// Random: no pod can choose flows that push another's out of its set.
+    secret: HashSecret,
 }
 
 #[derive(Debug)]
@@ -61,7 +66,16 @@ impl FlowCache {
     pub(super) fn new(entries: usize) -> Self {
         let entries = entries.min(NUMBER_MASK as usize / 2 + 1);
         let sets = if entries == 0 { 0 } else { entries.div_ceil(WAYS).next_power_of_two() };
-        FlowCache { sets: vec![[0; WAYS]; sets], entries: Vec::with_capacity(sets * WAYS) }
+        // The standard library's hasher is keyed by the system's random numbers.
+        let random = RandomState::new();
+        let secret = HashSecret::new([0u8, 1, 2, 3].map(|n| random.hash_one(n)));
+        FlowCache { sets: vec![[0; WAYS]; sets], entries: Vec::with_capacity(sets * WAYS), secret }
+    }
+
+    /// What to look a flow up by.
+    #[inline]
+    pub(super) fn lookup(&self, key: FlowKey) -> Lookup {
+        Lookup::new(key, &self.secret)
     }
 
     /// The action for a flow, if it was decided and the decision still holds. Counts the hit.

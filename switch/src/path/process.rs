@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_encap::{FlowKey, Gso, Headers, Reason, VnetHdr, parse};
 
-use super::cache::{FlowCache, Lookup};
+use super::cache::FlowCache;
 use super::counters::{Counters, Total};
 use super::limit::Limits;
 use super::out::Out;
@@ -132,7 +132,7 @@ fn forward<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Fram
             return Tier::Miss;
         }
     };
-    let lookup = FlowKey::new(number(frame.ingress), &headers, frame.bytes()).map(Lookup::new);
+    let lookup = FlowKey::new(number(frame.ingress), &headers, frame.bytes()).map(|key| cache.lookup(key));
     if let Some(action) =
         lookup.as_ref().and_then(|lookup| cache.find(lookup, env.snapshot, env.shared, env.now))
         && action.suits(&headers, gso)
