@@ -389,6 +389,7 @@ fn tunnels(underlay: Underlay, remote: SocketAddr) -> Tunnels {
         peers: vec![Some(Arc::new(peer))],
         by_source: [((0, IpAddr::V4(UNDERLAY), vni), PEER)].into_iter().collect(),
         sources: [IpAddr::V4(UNDERLAY)].into_iter().collect(),
+        remotes: [remote].into_iter().collect(),
     }
 }
 

@@ -48,6 +48,7 @@ reasons! {
     GuardRa = "guard-ra", "router advertisement from a pod port";
     GuardRedirect = "guard-redirect", "ICMP redirect from a pod port";
     GuardDhcp = "guard-dhcp", "DHCP server message from a pod port";
+    GuardTunnel = "guard-tunnel", "VXLAN from a pod to a peer, which would take it for the node's own";
     SamePort = "same-port", "would leave by the port it came from";
     FloodLimit = "flood-limit", "port exceeded its rate of broadcast, unknown unicast and multicast";
     Ttl = "ttl", "TTL or hop limit exceeded";

@@ -4,11 +4,11 @@
 //! and dies with the port's generation, so whatever hits one has passed here; messages whose type decides (neighbour
 //! discovery, redirects) are never cached.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use weft_encap::{Headers, L3, L4, MacAddr, Reason, arp, icmp, icmpv6};
 
-use crate::table::{Guard, Router};
+use crate::table::{Guard, Router, Tunnels};
 
 /// UDP port of DHCP servers (RFC 2131).
 const DHCP_SERVER: u16 = 67;
@@ -35,6 +35,21 @@ pub(super) fn check(
         L3::V6 => own.v6(headers, frame),
         L3::Other => Ok(()),
     }
+}
+
+/// Checks that a pod does not speak VXLAN to a peer.
+///
+/// Such a packet would leave under the node's address, as all that pods send out of the cluster does, and the peer
+/// would take what is in it for frames from this node's switch.
+///
+/// # Errors
+/// The reason to drop it.
+pub(super) fn check_tunnels(tunnels: &Tunnels, headers: &Headers, frame: &[u8]) -> Result<(), Reason> {
+    if headers.l4 != L4::Udp || tunnels.remotes.is_empty() {
+        return Ok(());
+    }
+    let to_peer = |(_, dst)| tunnels.remotes.contains(&SocketAddr::new(dst, headers.dst_port));
+    if headers.ip(frame).is_some_and(to_peer) { Err(Reason::GuardTunnel) } else { Ok(()) }
 }
 
 /// What a port may call its own.

@@ -61,7 +61,10 @@ fn admit<S>(
     let router = origin.bridge.router.as_ref();
     if let (Some(port), None) = (origin.port, origin.peer) {
         match &port.guard {
-            Some(guard) => guard::check(guard, router, headers, frame.bytes())?,
+            Some(guard) => {
+                guard::check(guard, router, headers, frame.bytes())?;
+                guard::check_tunnels(&env.snapshot.tunnels, headers, frame.bytes())?;
+            }
             // The router is no station: nobody behind a port may speak with its address.
             None if router.is_some_and(|router| router.mac == headers.src) => return Err(Reason::GuardMac),
             None => {}

@@ -20,6 +20,8 @@ pub struct Tunnels {
     pub by_source: HashMap<(usize, IpAddr, Vni), PeerSlot, foldhash::fast::RandomState>,
     /// Addresses of all peers, to tell a stranger from a wrong VNI.
     pub sources: std::collections::HashSet<IpAddr, foldhash::fast::RandomState>,
+    /// Where peers take VXLAN: nothing that a pod may send to.
+    pub remotes: std::collections::HashSet<SocketAddr, foldhash::fast::RandomState>,
 }
 
 impl Tunnels {

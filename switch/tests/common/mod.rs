@@ -127,6 +127,7 @@ impl Net {
                 underlays: self.underlays.clone(),
                 by_source: by_source.collect(),
                 sources: self.peers.iter().map(|peer| peer.remote.ip()).collect(),
+                remotes: self.peers.iter().map(|peer| peer.remote).collect(),
                 peers: self.peers.iter().cloned().map(Some).collect(),
             }),
         })

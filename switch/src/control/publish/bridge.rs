@@ -1,7 +1,7 @@
 //! Bridges of a snapshot, with their static stations and their router.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -27,6 +27,8 @@ pub(super) struct Decisions {
     routes: Vec<(IpNet, NextHop)>,
     statics: Vec<((Option<VlanId>, MacAddr), FdbTarget)>,
     neighbours: Vec<(IpAddr, Neighbour)>,
+    /// Where no pod may send to: a flow that was let through before there was a peer must be looked at again.
+    remotes: Vec<SocketAddr>,
     ageing_seconds: u32,
     fdb_max: u32,
 }
@@ -71,6 +73,7 @@ fn bridge(
         routes: if router_mac.is_some() { routes(publisher, state, spec, node) } else { Vec::new() },
         statics: operators,
         neighbours: operator_neighbours(publisher, state, &spec.name),
+        remotes: super::tunnel::remotes(state),
         ageing_seconds: spec.ageing_seconds,
         fdb_max: spec.fdb_max,
     };

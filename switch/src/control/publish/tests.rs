@@ -87,3 +87,16 @@ fn segments_have_a_peer_per_remote() {
     assert!(publisher.last().tunnels.peers.iter().all(Option::is_none));
     let _ = PeerMode::Segment { port: PortSlot(0) };
 }
+
+#[test]
+fn a_new_peer_has_every_flow_looked_at_again() {
+    let mut publisher = Publisher::default();
+    let first = publisher.build(&state(), &Devices::default(), 0).unwrap();
+    let mut changed = state();
+    let mut spec = changed.ports["seg1"].spec.clone();
+    spec.remotes.push("192.0.2.9".parse().unwrap());
+    changed.put_port(PortRecord::new(spec));
+    let second = publisher.build(&changed, &Devices::default(), 0).unwrap();
+    let br0 = publisher.bridge_slot("br0").unwrap();
+    assert_ne!(first.bridges.get(br0).unwrap().generation, second.bridges.get(br0).unwrap().generation);
+}

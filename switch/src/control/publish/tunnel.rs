@@ -1,6 +1,6 @@
 //! Underlays and peers of a snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -66,6 +66,17 @@ pub(super) fn peers(state: &State) -> BTreeMap<PeerKey, Wanted> {
     all
 }
 
+/// Where peers take VXLAN, sorted.
+pub(super) fn remotes(state: &State) -> Vec<SocketAddr> {
+    let remote = |(key, wanted): (PeerKey, Wanted)| match (key, wanted.segment) {
+        (PeerKey::Routed { remote, port, .. }, _) => Some(SocketAddr::new(remote, port)),
+        (PeerKey::Segment { remote, .. }, Some((_, _, port))) => Some(SocketAddr::new(remote, port)),
+        (PeerKey::Segment { .. }, None) => None,
+    };
+    let all: BTreeSet<SocketAddr> = peers(state).into_iter().filter_map(remote).collect();
+    all.into_iter().collect()
+}
+
 /// The tunnels table; the last one if nothing changed.
 pub(super) fn build(publisher: &mut Publisher, state: &State, devices: &Devices) -> Arc<Tunnels> {
     let last = Arc::clone(&publisher.last.tunnels);
@@ -76,6 +87,7 @@ pub(super) fn build(publisher: &mut Publisher, state: &State, devices: &Devices)
     for (key, wanted) in peers(state) {
         let Some(mut peer) = peer(publisher, state, &key, &wanted, index_of) else { continue };
         let slot = peer.slot;
+        table.remotes.insert(peer.remote);
         table.by_source.insert((peer.underlay, peer.remote.ip(), peer.vni), slot);
         table.sources.insert(peer.remote.ip());
         let old = last.peers.get(slot.index()).cloned().flatten();

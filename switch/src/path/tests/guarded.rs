@@ -54,6 +54,23 @@ fn a_spoofed_frame_never_meets_anothers_cached_flow() {
 }
 
 #[test]
+fn a_pod_does_not_speak_vxlan_to_peers() {
+    let mut lab = Lab::small();
+    lab.host(1);
+    let mut rig = Rig::new(&mut lab);
+    let to_peer = Ipv4Addr::new(192, 0, 2, 1);
+    // By the router, and straight to the node, which would route it too.
+    for dst in [ROUTER, mac(1)] {
+        let to = |ip: Ipv4Addr, udp_port| udp_ports((mac(2), dst), v4(2), ip, (4000, udp_port), 64, 60);
+        rig.dies(port(2), &to(to_peer, 4789), Reason::GuardTunnel);
+        assert_eq!(rig.one(port(2), &to(to_peer, 53)).to, port(1));
+        assert_eq!(rig.one(port(2), &to(Ipv4Addr::new(192, 0, 2, 99), 4789)).to, port(1), "no peer");
+    }
+    let from_node = udp_ports((mac(1), mac(3)), v4(1), to_peer, (4000, 4789), 64, 60);
+    assert_eq!(rig.one(port(1), &from_node).to, port(3), "the node may");
+}
+
+#[test]
 fn a_changed_guard_invalidates_cached_flows() {
     let mut lab = Lab::small();
     let mut rig = Rig::new(&mut lab);

@@ -223,6 +223,7 @@ impl Lab {
         };
         let tunnels = Tunnels {
             peers: self.peers.iter().map(|peer| peer.clone().map(Arc::new)).collect(),
+            remotes: self.peers.iter().flatten().map(|peer| peer.remote).collect(),
             ..Tunnels::default()
         };
         Snapshot {
