@@ -52,8 +52,12 @@ impl Sockets {
         let receiver = UdpSocket::bind(SocketAddr::new(ip, port), &UdpOptions::default())?;
         let options = UdpOptions { gro: false, ..UdpOptions::default() };
         let senders = (0..SENDERS)
-            .map(|_| UdpSocket::bind(SocketAddr::new(ip, 0), &options))
-            .collect::<Result<_, _>>()?;
+            .map(|_| {
+                let sender = UdpSocket::bind(SocketAddr::new(ip, 0), &options)?;
+                sender.stop_receiving()?;
+                Ok(sender)
+            })
+            .collect::<io::Result<_>>()?;
         Ok(Sockets { receiver, senders })
     }
 }

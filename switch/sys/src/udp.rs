@@ -152,6 +152,16 @@ impl UdpSocket {
         Ok(received)
     }
 
+    /// Leaves room for no more than a datagram or two: for a socket that is never read, so that nobody fills kernel
+    /// memory by sending to its port.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`; none in practice.
+    pub fn stop_receiving(&self) -> io::Result<()> {
+        // The kernel makes the smallest buffer of it (`SOCK_MIN_RCVBUF`).
+        Ok(sockopt::set_socket_recv_buffer_size(&self.fd, 0)?)
+    }
+
     /// The address that the socket is bound to.
     ///
     /// # Errors

@@ -175,3 +175,12 @@ fn a_superframe_crosses_veth_whole_and_must_fit_the_mtu() {
     assert!(send(1472).is_ok());
     assert_eq!(send(1473).unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
 }
+
+#[test]
+fn a_socket_that_is_never_read_holds_next_to_nothing() {
+    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UdpOptions::default()).unwrap();
+    let (_, before) = socket.buffers().unwrap();
+    socket.stop_receiving().unwrap();
+    let (receive, send) = socket.buffers().unwrap();
+    assert!(receive < 8192 && send == before, "{receive} {send}");
+}
