@@ -118,13 +118,15 @@ fn a_full_receiver_drops_and_counts_and_blocks_nobody() {
     let (a, full) = (mem(Offloads::all()), Arc::new(MemDevice::new(4, Offloads::empty()).unwrap()));
     let mut net = Net::default();
     let from = net.port(Device::Mem(a.clone()));
-    net.port(Device::Mem(full));
+    let to = net.port(Device::Mem(full));
     net.publish(&plane);
     for n in 0..100 {
         a.inject(VnetHdr::NONE, &udp(0, 1, (n, 8), b"x"));
     }
     until("96 drops", || plane.port_counters(from).drops.get(Reason::QueueFull) == 96);
     assert_eq!(plane.port_counters(from).rx_frames, 100);
+    let (sender, receiver) = (plane.port_counters(from), plane.port_counters(to));
+    assert_eq!((sender.tx_dropped, receiver.tx_dropped, receiver.drops.sum()), (0, 96, 0));
 }
 
 #[test]

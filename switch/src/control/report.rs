@@ -93,8 +93,7 @@ impl Source for Reporter {
                     rx_dropped: counters.drops.sum(),
                     tx_frames: counters.tx_frames,
                     tx_bytes: counters.tx_bytes,
-                    // A drop is counted where the frame came from.
-                    tx_dropped: 0,
+                    tx_dropped: counters.tx_dropped,
                 },
             }
         };

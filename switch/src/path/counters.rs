@@ -74,6 +74,7 @@ struct PortRow {
     rx_bytes: AtomicU64,
     tx_frames: AtomicU64,
     tx_bytes: AtomicU64,
+    tx_dropped: AtomicU64,
     drops: [AtomicU64; Reason::COUNT],
 }
 
@@ -149,6 +150,12 @@ impl Counters {
         bump(&row.tx_bytes, bytes);
     }
 
+    /// Frames for a port did not get there. They are counted as drops where they came from, too.
+    #[inline]
+    pub fn tx_dropped(&self, slot: PortSlot, frames: u64) {
+        bump(&self.ports[slot.index()].tx_dropped, frames);
+    }
+
     /// VXLAN packets came from a peer; `bytes` of inner frames.
     #[inline]
     pub fn rx_peer(&self, slot: PeerSlot, frames: u64, bytes: u64, now_ns: u64) {
@@ -188,6 +195,7 @@ impl Counters {
             rx_bytes: get(&row.rx_bytes),
             tx_frames: get(&row.tx_frames),
             tx_bytes: get(&row.tx_bytes),
+            tx_dropped: get(&row.tx_dropped),
             drops,
         }
     }
@@ -274,6 +282,8 @@ pub struct PortCounters {
     pub tx_frames: u64,
     /// Their bytes, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Frames that were for the port and did not get there. Wherever they came from, they are among its `drops`.
+    pub tx_dropped: u64,
     /// What became of those that came from the port and were dropped.
     pub drops: Drops,
 }
@@ -285,6 +295,7 @@ impl PortCounters {
         self.rx_bytes += other.rx_bytes;
         self.tx_frames += other.tx_frames;
         self.tx_bytes += other.tx_bytes;
+        self.tx_dropped += other.tx_dropped;
         self.drops.merge(&other.drops);
     }
 
@@ -294,6 +305,7 @@ impl PortCounters {
         self.rx_bytes = self.rx_bytes.saturating_sub(base.rx_bytes);
         self.tx_frames = self.tx_frames.saturating_sub(base.tx_frames);
         self.tx_bytes = self.tx_bytes.saturating_sub(base.tx_bytes);
+        self.tx_dropped = self.tx_dropped.saturating_sub(base.tx_dropped);
         self.drops.subtract(&base.drops);
         self
     }

@@ -59,7 +59,10 @@ impl Turn<'_> {
         };
         match sent {
             Ok(()) => self.counters.tx(self.port.slot, 1, departure.frame.len() as u64),
-            Err(reason) => self.counters.drop(departure.frame.ingress, reason),
+            Err(reason) => {
+                self.counters.drop(departure.frame.ingress, reason);
+                self.counters.tx_dropped(self.port.slot, 1);
+            }
         }
     }
 
@@ -150,6 +153,7 @@ impl Turn<'_> {
             }
             Err(refused) => {
                 super::count_drops(parts.iter().map(|part| &part.frame), refused.reason(), self.counters);
+                self.counters.tx_dropped(self.port.slot, parts.len() as u64);
                 true
             }
         }
