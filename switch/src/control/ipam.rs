@@ -1,9 +1,10 @@
 //! Addresses of pods, from this node's pod CIDRs.
 //!
 //! Pure functions over the desired state: no clock (time comes in), no I/O. An address is in use if a port has it or a
-//! lease names it. The search goes on behind the address given last (next-fit) and passes over addresses freed less
-//! than [`QUARANTINE`] ago, because others may still remember who had them. Only when no never-used one is left does the
-//! longest-free one go out again; one freed more recently than that never does, unless asked for by name.
+//! lease names it. The search goes on behind the address given last (next-fit) and passes over freed addresses, because
+//! others may still remember who had them. Only when no never-used one is left does the longest-free one go out again:
+//! first of those that have rested for [`QUARANTINE`], in a rush (all others are taken) of those that have for
+//! [`SHORTEST`]. One freed more recently than that never does, unless asked for by name.
 //!
 //! Never given: network and broadcast address (IPv4), the subnet-router anycast address (IPv6, RFC 4291 section 2.6.1),
 //! and the first usable address, which is the gateway's.
@@ -18,8 +19,11 @@ use weft_api::report::PoolStatus;
 use super::cluster::first_usable;
 use super::state::{Lease, State};
 
-/// How long a freed address is kept back, in seconds.
+/// How long a freed address is kept back while any other is to be had, in seconds.
 pub const QUARANTINE: u64 = 30;
+
+/// How long a freed address is kept back at least, in seconds.
+pub const SHORTEST: u64 = 5;
 
 /// Most addresses of one pool that are looked at: a bigger IPv6 prefix is used up to this many at a time.
 const SEARCH: u128 = 1 << 20;
@@ -184,19 +188,25 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Of the first pool that has one; `None` without a pool.
-    fn first_free<'p>(&self, pools: impl Iterator<Item = &'p Pool>) -> Option<Result<IpNet, IpamError>> {
+    /// Of the first pool that has a rested one, else of the first that has any; `None` without a pool.
+    fn first_free<'p>(
+        &self,
+        pools: impl Iterator<Item = &'p Pool> + Clone,
+    ) -> Option<Result<IpNet, IpamError>> {
         let mut last = None;
-        for pool in pools {
-            match self.free_in(pool) {
-                Ok(net) => return Some(Ok(net)),
-                exhausted => last = Some(exhausted),
+        for rest in [QUARANTINE, SHORTEST] {
+            for pool in pools.clone() {
+                match self.free_in(pool, rest) {
+                    Ok(net) => return Some(Ok(net)),
+                    exhausted => last = Some(exhausted),
+                }
             }
         }
         last
     }
 
-    fn free_in(&self, pool: &Pool) -> Result<IpNet, IpamError> {
+    /// An address that nobody has had, else the longest-free one of those freed at least `rest` seconds ago.
+    fn free_in(&self, pool: &Pool, rest: u64) -> Result<IpNet, IpamError> {
         let span = pool.last - pool.first + 1;
         let start = match self.state.ipam.last.get(&pool.cidr) {
             Some(last) => number(*last).saturating_sub(pool.first) + 1,
@@ -210,7 +220,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let Some(&freed) = self.state.ipam.quarantine.get(&ip) else { return Ok(pool.with_prefix(ip)) };
-            if self.now.saturating_sub(freed) < QUARANTINE {
+            if self.now.saturating_sub(freed) < rest {
                 held += 1;
             } else if oldest.is_none_or(|(at, _)| freed < at) {
                 oldest = Some((freed, ip));
@@ -273,7 +283,7 @@ fn number(ip: IpAddr) -> u128 {
 fn quarantined(held: usize) -> String {
     match held {
         0 => String::new(),
-        _ => format!(" ({held} were freed less than {QUARANTINE} s ago)"),
+        _ => format!(" ({held} were freed less than {SHORTEST} s ago)"),
     }
 }
 

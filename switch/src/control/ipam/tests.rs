@@ -56,9 +56,9 @@ fn never_gives_reserved_addresses_and_says_when_full() {
     assert_eq!(add(&mut s, "x", &[], 0).unwrap_err().to_string(), "no free address in 10.0.0.0/29");
     s.remove_port("p0", 1);
     let error = add(&mut s, "x", &[], 2).unwrap_err();
-    assert_eq!(error.to_string(), "no free address in 10.0.0.0/29 (1 were freed less than 30 s ago)");
+    assert_eq!(error.to_string(), "no free address in 10.0.0.0/29 (1 were freed less than 5 s ago)");
     assert_eq!(available(&s, 2), Err(error));
-    assert!(available(&s, 31).is_ok());
+    assert!(available(&s, 6).is_ok());
 }
 
 #[test]
@@ -71,6 +71,26 @@ fn the_longest_free_address_returns_first() {
     s.remove_port("p1", 2);
     assert_eq!(add(&mut s, "x", &[], 60).unwrap(), ["10.0.0.5/29"]);
     assert_eq!(add(&mut s, "y", &[], 60).unwrap(), ["10.0.0.3/29"]);
+}
+
+#[test]
+fn a_rush_takes_the_longest_free_before_its_rest_is_over() {
+    let mut s = state(&["10.0.0.0/24"]);
+    let (mut freed, mut now): (Vec<(String, u64)>, u64) = (Vec::new(), 0);
+    // Ten a second: four times as many in 100 s as the pool has.
+    for round in 0..1000 {
+        now = round / 10;
+        let given = add(&mut s, "p", &[], now).unwrap().remove(0);
+        if round >= 253 {
+            let (longest, since) = freed.remove(0);
+            assert!(given == longest && now - since >= SHORTEST, "{given}, not {longest}");
+        }
+        s.remove_port("p", now);
+        freed.push((given, now));
+    }
+    // A second pool's rested address comes before the first one's unrested.
+    pools(&mut s, &["10.0.0.0/24", "10.0.1.0/24"]);
+    assert_eq!(add(&mut s, "p", &[], now).unwrap(), ["10.0.1.2/24"]);
 }
 
 #[test]
@@ -134,7 +154,7 @@ fn what_is_remembered_stays_bounded_and_survives_a_clock_set_back() {
     }
     assert!(s.ipam.quarantine.len() < 300, "{}", s.ipam.quarantine.len());
     assert!(add(&mut s, "p", &[], 10).is_err());
-    assert!(add(&mut s, "p", &[], 10 + QUARANTINE).is_ok());
+    assert!(add(&mut s, "p", &[], 10 + SHORTEST).is_ok());
 }
 
 proptest! {
@@ -160,11 +180,11 @@ proptest! {
                         let given = net(&ips[0]).addr();
                         prop_assert!(!held.values().any(|other| *other == given));
                         prop_assert!(given > ip("10.0.0.1") && given < ip("10.0.0.15"));
-                        prop_assert!(freed.get(&given).is_none_or(|at| now - at >= QUARANTINE));
+                        prop_assert!(freed.get(&given).is_none_or(|at| now - at >= SHORTEST));
                         held.insert(port, given);
                     }
                     Err(error) => {
-                        let fresh = freed.iter().filter(|(_, at)| now - **at < QUARANTINE).map(|(ip, _)| *ip);
+                        let fresh = freed.iter().filter(|(_, at)| now - **at < SHORTEST).map(|(ip, _)| *ip);
                         let blocked: BTreeSet<_> = held.values().copied().chain(fresh).collect();
                         prop_assert_eq!(blocked.len(), 13, "{}", error);
                     }
