@@ -68,6 +68,7 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 /// # Errors
 /// What is wrong with the cluster file; the configuration itself is good already.
 pub fn check(config: &Config) -> anyhow::Result<String> {
+    access(config)?;
     let cluster = engine::configured_cluster(config).map_err(anyhow::Error::msg)?;
     let file = config.file.as_ref().map_or("no configuration file".to_owned(), |f| f.display().to_string());
     let Some(cluster) = cluster else { return Ok(format!("{file}: good; no cluster file")) };
@@ -86,6 +87,7 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
 /// Why it cannot start, or the engine's end without a signal.
 pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run_dir)?;
+    let access = access(&config)?;
     raise_descriptor_limit();
     let dataplane =
         DataplaneConfig { workers: workers(&config), spin_us: config.spin_us, ..DataplaneConfig::default() };
@@ -101,12 +103,9 @@ pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let reporter = Arc::new(Reporter::new(handle.clone(), Arc::clone(&plane), dataplane.workers));
-    let served = runtime.block_on(serve_until_signal(args, &config, log, &handle, reporter, &engine));
+    let served = runtime.block_on(serve_until_signal(args, &config, access, log, &handle, reporter, &engine));
     let _ = notify("STOPPING=1");
     runtime.shutdown_background();
-    for socket in [&config.socket, &config.cni_socket] {
-        let _ = std::fs::remove_file(socket);
-    }
     drop(watch);
     let _ = handle.send_blocking(Job::Stop);
     let ended = engine.join();
@@ -123,6 +122,7 @@ pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
 async fn serve_until_signal<T>(
     args: &Args,
     config: &Config,
+    access: Access,
     log: &LogHandle,
     handle: &Handle,
     reporter: Arc<Reporter>,
@@ -131,13 +131,13 @@ async fn serve_until_signal<T>(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let group = config.socket_group.as_deref().map(group_id).transpose()?;
-    let access = Access { group };
     let listener = serve::bind(&config.socket, access)
         .with_context(|| format!("control socket {}", config.socket.display()))?;
+    let _control = SocketFile(&config.socket);
     let queue = config.state_dir.join("cni-del");
     let plugins = cni::Server::bind(&config.cni_socket, queue, handle.clone())
         .with_context(|| format!("plugin's socket {}", config.cni_socket.display()))?;
+    let _plugins = SocketFile(&config.cni_socket);
     tokio::spawn(serve::serve(listener, access, reporter));
     tokio::spawn(plugins.run());
     let ports = handle.view().state.ports.len();
@@ -158,6 +158,15 @@ async fn serve_until_signal<T>(
                 bail!("the engine ended by itself; see the log");
             },
         }
+    }
+}
+
+/// The file of a socket that this process has bound. Another daemon's must not go with it.
+struct SocketFile<'a>(&'a Path);
+
+impl Drop for SocketFile<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
     }
 }
 
@@ -278,6 +287,11 @@ fn raise_descriptor_limit() {
     if limit.current.is_some_and(|current| current < wanted) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
+}
+
+/// Who may use the control socket.
+fn access(config: &Config) -> anyhow::Result<Access> {
+    Ok(Access { group: config.socket_group.as_deref().map(group_id).transpose()? })
 }
 
 /// The number of a group: by name from `/etc/group`, or as it stands.

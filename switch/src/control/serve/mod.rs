@@ -13,13 +13,14 @@ mod routes;
 mod tests;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -28,6 +29,8 @@ pub use routes::{Source, router};
 
 /// Connections at a time; further ones wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 64;
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
 /// A request's headers must have come by then.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// A connection lives no longer.
@@ -40,28 +43,42 @@ pub struct Access {
     pub group: Option<u32>,
 }
 
-/// Binds the socket: a stale file is removed, the mode is 0600, or 0660 with the group's ownership.
+/// Binds the socket: a stale one is removed, the mode is 0600, or 0660 with the group's ownership.
 ///
 /// # Errors
-/// Those of `bind(2)`, `chmod(2)`, `chown(2)`; `AddrInUse` when a live daemon answers there.
+/// Those of `bind(2)`, `chmod(2)`, `chown(2)`; `AddrInUse` when a live daemon answers there, `AlreadyExists` when the
+/// path is no socket.
 pub fn bind(path: &Path, access: Access) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another weftd answers there"));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // The file must not be open to anybody between bind and chmod.
-    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(old);
-    let listener = listener?;
+    remove_stale(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // Nobody can connect before listen, so nobody comes in before the permissions are set.
     if let Some(group) = access.group {
         std::os::unix::fs::chown(path, None, Some(group))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     }
-    Ok(listener)
+    let mode = if access.group.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+/// Only a socket that nobody listens on any more may go.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            let message = "it exists and is no socket; remove it or choose another path";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+    }
 }
 
 /// Serves until the task is dropped.

@@ -84,7 +84,7 @@ async fn good_and_bad_requests() {
         (post("{\"commands\":[],\"extra\":1}"), "400", "extra"),
         (post("{\"commands\":[{\"do\":\"dance\"}]}"), "400", "dance"),
         (post("{"), "400", "EOF"),
-        (post(&"x".repeat(MAX_BODY + 1)), "400", "at most"),
+        (post(&"x".repeat(MAX_BODY + 1)), "413", "at most"),
         (b"what is this\r\n\r\n".to_vec(), "400", ""),
     ] {
         let answer = talk(&path, &request).await;
@@ -99,6 +99,39 @@ async fn good_and_bad_requests() {
     server.abort();
 }
 
+/// On a clock that jumps to the next timer whenever nobody has anything to do.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn slow_clients_are_told_and_hold_nobody_up_for_long() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s");
+    let listener = bind(&path, Access::default()).expect("binds");
+    let server = tokio::spawn(serve(listener, Access::default(), Arc::new(Nothing)));
+    let mut body = post("{}");
+    body.truncate(body.len() - 1);
+    let mut late = UnixStream::connect(&path).await.expect("connects");
+    late.write_all(&body).await.expect("sends");
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).await.expect("is answered");
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("within 10 seconds"), "{answer}");
+
+    // Every place is taken by one who dribbles a header.
+    let mut slow = Vec::new();
+    for _ in 0..super::MAX_CONNECTIONS {
+        let mut client = UnixStream::connect(&path).await.expect("connects");
+        client.write_all(b"GET /v1/ports HTTP/1.1\r\nx: ").await.expect("sends");
+        slow.push(client);
+    }
+    let begun = tokio::time::Instant::now();
+    let mut honest = UnixStream::connect(&path).await.expect("connects");
+    let request = b"GET /v1/ports HTTP/1.1\r\nhost: weft\r\nconnection: close\r\n\r\n";
+    honest.write_all(request).await.expect("sends");
+    let mut answer = String::new();
+    honest.read_to_string(&mut answer).await.expect("is answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(begun.elapsed() < 2 * super::HEADER_TIME, "{:?}", begun.elapsed());
+    server.abort();
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_live_socket_is_not_taken_over_and_a_stale_one_is() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -109,6 +142,9 @@ async fn a_live_socket_is_not_taken_over_and_a_stale_one_is() {
     assert!(bind(&path, Access::default()).is_ok());
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&path).expect("exists").permissions().mode() & 0o777, 0o600);
+    let file = dir.path().join("file");
+    std::fs::write(&file, "somebody's").expect("writes");
+    assert!(bind(&file, Access::default()).is_err() && file.exists(), "only a socket is taken over");
 }
 
 #[test]
