@@ -90,18 +90,18 @@ async fn flows(
 }
 
 async fn transact(State(source): State<Shared>, request: axum::extract::Request) -> Response {
-    let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY))
-        .await
-    {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            return refusal(&ApiError::new(
-                Code::Invalid,
-                format!("the body must have at most {MAX_BODY} bytes"),
-            ));
-        }
-        Err(_) => return refusal(&ApiError::new(Code::Invalid, "the body did not come within 10 seconds")),
-    };
+    let body =
+        match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), MAX_BODY)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => {
+                let message = format!("the body must have at most {MAX_BODY} bytes");
+                return answer(StatusCode::PAYLOAD_TOO_LARGE, &ApiError::new(Code::Invalid, message));
+            }
+            Err(_) => {
+                let message = format!("the body did not come within {} seconds", BODY_TIME.as_secs());
+                return answer(StatusCode::REQUEST_TIMEOUT, &ApiError::new(Code::Invalid, message));
+            }
+        };
     let transaction: Transaction = match serde_json::from_slice(&body) {
         Ok(transaction) => transaction,
         Err(error) => {
@@ -124,11 +124,15 @@ async fn unknown_path(uri: axum::http::Uri) -> Response {
 }
 
 async fn unknown_method(method: axum::http::Method, uri: axum::http::Uri) -> Response {
-    let error = ApiError::new(Code::Invalid, format!("{} does not take {method}", uri.path()));
-    (StatusCode::METHOD_NOT_ALLOWED, Json(error)).into_response()
+    let message = format!("{} does not take {method}", uri.path());
+    answer(StatusCode::METHOD_NOT_ALLOWED, &ApiError::new(Code::Invalid, message))
 }
 
 fn refusal(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer(status, error)
+}
+
+fn answer(status: StatusCode, error: &ApiError) -> Response {
     (status, Json(error)).into_response()
 }
