@@ -35,6 +35,12 @@ pub enum StoreError {
         /// The other's process id, or `?`.
         pid: String,
     },
+    /// Another daemon has the file open.
+    #[error("{} is in use by another weftd; stop it, or give this one its own --run-dir and --state-dir", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory or file cannot be used.
     #[error("{}: {source}; expected a directory that weftd may write to", path.display())]
     Io {
@@ -156,6 +162,7 @@ impl Base {
         match read(&path, boot_id, &mut loaded.state) {
             Ok(database) => return Ok(Base { path, database }),
             Err(ReadError::Io(source)) => return Err(StoreError::Io { path, source }),
+            Err(ReadError::InUse) => return Err(StoreError::Open { path }),
             Err(ReadError::OtherBoot) => {
                 tracing::info!(path = %path.display(), "ports of an earlier boot are forgotten");
                 fs::remove_file(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
@@ -177,6 +184,7 @@ impl Base {
         match read(&path, boot_id, &mut loaded.state) {
             Ok(database) => Ok(Base { path, database }),
             Err(ReadError::Io(source)) => Err(StoreError::Io { path, source }),
+            Err(ReadError::InUse) => Err(StoreError::Open { path }),
             Err(ReadError::Damaged(message)) => Err(StoreError::Commit { path, message }),
             Err(ReadError::OtherBoot) => Err(StoreError::Commit { path, message: "boot id changed".into() }),
         }
@@ -204,6 +212,7 @@ impl Base {
 
 enum ReadError {
     Io(io::Error),
+    InUse,
     Damaged(String),
     OtherBoot,
 }
@@ -212,6 +221,7 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => ReadError::Io(error),
+            redb::Error::DatabaseAlreadyOpen => ReadError::InUse,
             other => ReadError::Damaged(other.to_string()),
         }
     }

@@ -129,7 +129,13 @@ impl Engine {
         netns: &BTreeMap<String, PodNetns>,
     ) -> Result<Aside, ApiError> {
         let internal = |message: String| ApiError::new(Code::Internal, message);
-        self.store.write(old, &new).map_err(|error| internal(error.to_string()))?;
+        if let Err(error) = self.store.write(old, &new) {
+            // One of the two files may have it.
+            if let Err(error) = self.store.write(&new, old) {
+                tracing::error!(%error, "taking a change back failed");
+            }
+            return Err(internal(error.to_string()));
+        }
         let mut aside = Aside::default();
         let mut done: Vec<Step> = Vec::new();
         let mut opened: Vec<Opened> = Vec::new();

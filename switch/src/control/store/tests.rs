@@ -83,6 +83,18 @@ fn a_damaged_file_is_moved_aside() {
 }
 
 #[test]
+fn a_file_that_another_daemon_has_is_left_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    // Its own run directory, but the same settings.
+    let second = Store::open(&dir.path().join("run2"), &dir.path().join("lib"), "boot-1").unwrap_err();
+    assert!(second.to_string().contains("settings.redb is in use by another weftd"), "{second}");
+    store.write(&State::default(), &busy_state()).unwrap();
+    drop(store);
+    assert!(open(dir.path()).1.state.bridges.contains_key("br1"));
+}
+
+#[test]
 fn another_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
