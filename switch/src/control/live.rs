@@ -145,7 +145,14 @@ impl Live {
                 Ok(None)
             }
             Step::Host { old, new } => {
-                self.set_host(old.as_deref(), new.as_deref()).map_err(|error| refusal("", &error))?;
+                let (old, new) = (old.as_deref(), new.as_deref());
+                if let Err(error) = self.set_host(old, new) {
+                    // What was done before the refusal stays otherwise.
+                    if let Err(error) = self.set_host(new, old) {
+                        tracing::error!(%error, "taking a change of the host's network back failed");
+                    }
+                    return Err(refusal("", &error));
+                }
                 Ok(None)
             }
         }
@@ -487,3 +494,6 @@ fn bound_address(config: &UnderlayConfig) -> String {
     let v6 = config.v6.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
     v4.or(v6).unwrap_or_else(|| "it".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

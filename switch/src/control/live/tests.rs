@@ -1,0 +1,44 @@
+use super::*;
+use crate::control::effects::testing::{namespace, root, sh};
+
+#[test]
+fn a_refused_change_of_the_hosts_network_leaves_the_old_one() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let netns = namespace();
+    let refused = netns.run(|| {
+        let old = HostSpec {
+            ifname: "weft0".into(),
+            mac: "02:00:00:00:00:11".parse().unwrap(),
+            router_mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1450,
+            gateways: vec!["10.244.1.1/24".parse().unwrap()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            masquerade: true,
+        };
+        let mut live = Live::new(directory.path(), Some("weft0")).unwrap();
+        let _device = port::create(&old.tap(), &Netns::current().unwrap()).unwrap();
+        live.set_host(None, Some(&old)).unwrap();
+        sh("ip route add 10.99.0.0/16 dev lo");
+        let dump = || format!("{}{}{}", sh("ip -4 addr"), sh("ip route"), sh("ip neigh show nud permanent"));
+        let before = dump();
+        let new = HostSpec {
+            mtu: 1400,
+            gateways: vec!["10.99.1.1/24".parse().unwrap()],
+            pod_cidrs: vec!["10.99.1.0/24".parse().unwrap()],
+            cluster_cidrs: vec!["10.98.0.0/16".parse().unwrap(), "10.99.0.0/16".parse().unwrap()],
+            ..old.clone()
+        };
+        let step = Step::Host { old: Some(Box::new(old)), new: Some(Box::new(new)) };
+        let state = State::default();
+        let refused =
+            live.carry_out(&step, (&state, &state), &BTreeMap::new(), &mut Aside::default()).unwrap_err();
+        assert_eq!(dump(), before);
+        refused
+    });
+    let message = refused.unwrap().message;
+    assert!(message.contains("another program has a route to 10.99.0.0/16"), "{message}");
+}
