@@ -125,7 +125,7 @@ impl HostNetwork {
     /// Takes up what an earlier run left in the file at `record` (what sysctls were before). Changes nothing.
     ///
     /// # Errors
-    /// When the file is there but cannot be read.
+    /// When the file is there but cannot be read; one with other content counts as none.
     pub fn open(record: impl Into<PathBuf>, ifname: &str) -> Result<Self, EffectError> {
         let record = Record::open(record.into()).map_err(EffectError::io("read the record of sysctls"))?;
         let firewall = Firewall { forward: ForeignForward::new(ifname), table: None, complaint: None };

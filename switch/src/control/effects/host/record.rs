@@ -40,9 +40,11 @@ impl Record {
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let boot = boot_id()?;
         let file = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-            })?,
+            // Pods must not wait for what only a purge needs.
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %path.display(), %error, "not a record of sysctls; they stay as they are");
+                File::default()
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => File::default(),
             Err(error) => return Err(error),
         };
@@ -139,7 +141,11 @@ impl Record {
         let mut recorded = false;
         let mut todo = Vec::new();
         for (key, new) in changes {
-            let old = sysctl::get(key)?;
+            let old = match sysctl::get(key) {
+                // An interface may go at any moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                old => old?,
+            };
             if old != *new {
                 recorded |= self.note(key, old, (*new).to_owned());
                 todo.push((key, *new));
@@ -148,7 +154,10 @@ impl Record {
         if recorded {
             self.save()?;
         }
-        todo.into_iter().try_for_each(|(key, new)| sysctl::set(key, new))
+        todo.into_iter().try_for_each(|(key, new)| match sysctl::set(key, new) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            set => set,
+        })
     }
 
     /// True if it was not known yet.

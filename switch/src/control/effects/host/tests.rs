@@ -160,5 +160,6 @@ fn the_record_of_another_boot_is_void() {
     std::fs::write(&path, old).unwrap();
     assert!(HostNetwork::open(&path, "weft0").unwrap().sysctls().is_empty());
     std::fs::write(&path, "{").unwrap();
-    assert!(HostNetwork::open(&path, "weft0").is_err());
+    // A torn one keeps nobody from starting.
+    assert!(HostNetwork::open(&path, "weft0").unwrap().sysctls().is_empty());
 }
