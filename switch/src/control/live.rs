@@ -71,6 +71,8 @@ pub struct Live {
     names: BTreeMap<String, NetnsName>,
     underlays: BTreeMap<u16, Arc<Underlay>>,
     host: HostNetwork,
+    /// Name of the node's own port.
+    internal: String,
     host_failed: Option<String>,
     closing: Vec<(NsId, String, Instant)>,
 }
@@ -82,12 +84,14 @@ impl Live {
     /// When the record of an earlier run's sysctls cannot be read.
     pub fn new(state_dir: &Path, internal: Option<&str>) -> Result<Live, EffectError> {
         let own = Netns::current().map_err(EffectError::io("open the own namespace"))?;
+        let internal = internal.unwrap_or("weft0");
         Ok(Live {
             own: Arc::new(own),
             ports: BTreeMap::new(),
             names: BTreeMap::new(),
             underlays: BTreeMap::new(),
-            host: HostNetwork::open(record_path(state_dir), internal.unwrap_or("weft0"))?,
+            host: HostNetwork::open(record_path(state_dir), internal)?,
+            internal: internal.to_owned(),
             host_failed: None,
             closing: Vec::new(),
         })
@@ -242,8 +246,14 @@ impl Live {
         }
     }
 
-    /// Sets the host's network at start; what fails is tried again by [`Live::retry`].
+    /// Sets the host's network at start; what fails is tried again by [`Live::retry`]. Where none is wanted, what an
+    /// earlier run left goes.
     pub fn start_host_network(&mut self, state: &State) {
+        if super::plan::host(state).is_none()
+            && let Err(error) = self.clear_host()
+        {
+            tracing::warn!(%error, "removing the host's network of an earlier run");
+        }
         self.start_host(state);
         if let Some(message) = &self.host_failed {
             tracing::error!("{message}; tried again every second");
@@ -441,6 +451,16 @@ impl Live {
             Ok(()) => None,
             Err(error) => Some(format!("the host's network is not as it should be: {error}")),
         };
+    }
+
+    fn clear_host(&mut self) -> Result<(), EffectError> {
+        let mut netlink = weft_sys::link::Netlink::new()?;
+        let link = netlink.link_by_name(&self.internal)?;
+        let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) else { return Ok(()) };
+        self.host.purge(&self.internal)?;
+        netlink.link_del(link.index)?;
+        tracing::info!(port = self.internal, "the node's own port is no longer wanted; removed");
+        Ok(())
     }
 
     fn set_host(&mut self, old: Option<&HostSpec>, new: Option<&HostSpec>) -> Result<(), EffectError> {

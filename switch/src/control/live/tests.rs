@@ -1,6 +1,19 @@
 use super::*;
 use crate::control::effects::testing::{namespace, root, sh};
 
+fn host() -> HostSpec {
+    HostSpec {
+        ifname: "weft0".into(),
+        mac: "02:00:00:00:00:11".parse().unwrap(),
+        router_mac: "02:00:00:00:00:01".parse().unwrap(),
+        mtu: 1450,
+        gateways: vec!["10.244.1.1/24".parse().unwrap()],
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        masquerade: true,
+    }
+}
+
 #[test]
 fn a_refused_change_of_the_hosts_network_leaves_the_old_one() {
     if !root() {
@@ -9,16 +22,7 @@ fn a_refused_change_of_the_hosts_network_leaves_the_old_one() {
     let directory = tempfile::tempdir().unwrap();
     let netns = namespace();
     let refused = netns.run(|| {
-        let old = HostSpec {
-            ifname: "weft0".into(),
-            mac: "02:00:00:00:00:11".parse().unwrap(),
-            router_mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1450,
-            gateways: vec!["10.244.1.1/24".parse().unwrap()],
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            masquerade: true,
-        };
+        let old = host();
         let mut live = Live::new(directory.path(), Some("weft0")).unwrap();
         let _device = port::create(&old.tap(), &Netns::current().unwrap()).unwrap();
         live.set_host(None, Some(&old)).unwrap();
@@ -41,4 +45,28 @@ fn a_refused_change_of_the_hosts_network_leaves_the_old_one() {
     });
     let message = refused.unwrap().message;
     assert!(message.contains("another program has a route to 10.99.0.0/16"), "{message}");
+}
+
+#[test]
+fn a_network_that_is_no_longer_wanted_goes_at_the_next_start() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let dump = || {
+        let forwarding = sh("cat /proc/sys/net/ipv4/ip_forward");
+        format!("{}{}{}{forwarding}", sh("ip -o link"), sh("ip route"), sh("nft list ruleset"))
+    };
+    let looked = namespace().run(|| {
+        let before = dump();
+        let mut live = Live::new(directory.path(), Some("weft0")).unwrap();
+        let device = port::create(&host().tap(), &Netns::current().unwrap()).unwrap();
+        live.set_host(None, Some(&host())).unwrap();
+        drop(device);
+        live.close();
+        assert_ne!(dump(), before);
+        Live::new(directory.path(), None).unwrap().start_host_network(&State::default());
+        assert_eq!(dump(), before);
+    });
+    looked.unwrap();
 }
