@@ -83,10 +83,11 @@ fn transactions_are_all_or_nothing() {
         ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
         ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");
         // the kernel refuses the second device: the first goes too
+        let second = format!("add-port t2 p2 netns=/run/netns/{}", a.name());
         refused(
             node,
-            &format!("add-br t2 -- add-port t2 p1 netns={0} -- add-port t2 p2 netns={0}", a.name()),
-            "eth0",
+            &format!("add-br t2 -- add-port t2 p1 netns={} -- {second}", a.name()),
+            &format!("`{second}`: port p2: interface eth0"),
         )?;
         ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
         ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");

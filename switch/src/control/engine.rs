@@ -53,6 +53,8 @@ pub struct Draft {
     pub netns: BTreeMap<String, PodNetns>,
     /// Learned stations to forget.
     pub forget: Vec<Forget>,
+    /// By port: the command of a transaction that wants it so, to be named when the kernel refuses.
+    pub origins: BTreeMap<String, usize>,
     /// Seconds of Unix time.
     pub now: u64,
     /// Is a station learned (bridge, VLAN, MAC)?
@@ -68,6 +70,14 @@ pub struct Forget {
     pub port: Option<String>,
     /// Only this one.
     pub station: Option<(Option<VlanId>, MacAddr)>,
+}
+
+/// What comes with a new state.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    netns: BTreeMap<String, PodNetns>,
+    forget: Vec<Forget>,
+    origins: BTreeMap<String, usize>,
 }
 
 /// What to do when the asker is gone before it could be told.

@@ -40,6 +40,12 @@ pub fn apply(draft: &mut Draft, transaction: Transaction) -> Result<Vec<Outcome>
         return Err(invalid(format!("{count} commands; expected at most {MAX_COMMANDS} in one transaction")));
     }
     let one = |(index, command): (usize, Command)| {
+        let port = match &command {
+            Command::AddPort { port, .. } => Some(port.name.clone()),
+            Command::SetPort { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        draft.origins.extend(port.map(|port| (port, index)));
         apply_one(draft, command).map_err(|error| ApiError { command: Some(index), ..error })
     };
     transaction.commands.into_iter().enumerate().map(one).collect()
@@ -74,13 +80,12 @@ fn apply_one(draft: &mut Draft, command: Command) -> Result {
 fn add_bridge(state: &mut State, spec: BridgeSpec, may_exist: bool) -> Result {
     only_cli(spec.owner, "bridge", &spec.name)?;
     if let Some(there) = state.bridges.get(&spec.name) {
-        return if may_exist && there.owner == spec.owner {
+        return if may_exist {
             Ok(Outcome::Unchanged)
-        } else if may_exist {
-            Err(owned("bridge", &spec.name, there.owner))
         } else {
+            let how = if there.owner == Owner::File { " (weftd's own)" } else { "" };
             Err(conflict(format!(
-                "a bridge named {} exists already; use --may-exist if that is right",
+                "a bridge named {} exists already{how}; use --may-exist if that is right",
                 spec.name
             )))
         };

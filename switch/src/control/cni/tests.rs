@@ -25,6 +25,7 @@ impl Engine {
                 state: self.state.clone(),
                 netns: Default::default(),
                 forget: Vec::new(),
+                origins: Default::default(),
                 now: engine::unix_now(),
                 is_learned: Arc::new(|_, _, _| false),
             };

@@ -5,16 +5,16 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use weft_api::{ApiError, Code};
+use weft_api::{ApiError, Code, PortKind};
 
-use super::{Draft, Forget, HangUp, Job, PodNetns, View, unix_now};
+use super::{Beside, Draft, Forget, HangUp, Job, View, unix_now};
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
 use crate::control::derive::{self, Machine};
 use crate::control::live::{Aside, Live, Opened};
 use crate::control::plan::{Step, plan};
 use crate::control::publish::Publisher;
-use crate::control::state::State;
+use crate::control::state::{State, VXLAN_PORT};
 use crate::control::store::Store;
 use crate::path::dataplane::Dataplane;
 use crate::table::{Epoch, Snapshot};
@@ -67,8 +67,8 @@ impl Engine {
             finish(Err(ApiError::new(Code::Internal, "refused")));
             return;
         }
-        let Draft { state, netns, forget, .. } = draft;
-        let done = self.commit(state, &netns, &forget);
+        let Draft { state, netns, forget, origins, .. } = draft;
+        let done = self.commit(state, &Beside { netns, forget, origins });
         match &done {
             Ok(epoch) => tracing::debug!(what, epoch, "done"),
             Err(error) => tracing::info!(what, error = error.message, "not done"),
@@ -76,7 +76,7 @@ impl Engine {
         let succeeded = done.is_ok();
         if !finish(done) && succeeded && hang_up == HangUp::RollBack {
             tracing::info!(what, "nobody waits for the answer any more; taken back");
-            if let Err(error) = self.commit((*before).clone(), &BTreeMap::new(), &[]) {
+            if let Err(error) = self.commit((*before).clone(), &Beside::default()) {
                 tracing::error!(what, error = error.message, "taking it back failed");
             }
         }
@@ -88,6 +88,7 @@ impl Engine {
             state: (*self.state).clone(),
             netns: BTreeMap::new(),
             forget: Vec::new(),
+            origins: BTreeMap::new(),
             now: unix_now(),
             is_learned: Arc::new(move |bridge, vlan, mac| {
                 let Some(slot) = bridges.get(bridge) else { return false };
@@ -100,34 +101,25 @@ impl Engine {
     }
 
     /// Makes `new` the state in force: kept, carried out, published, acknowledged.
-    pub(super) fn commit(
-        &mut self,
-        new: State,
-        netns: &BTreeMap<String, PodNetns>,
-        forget: &[Forget],
-    ) -> Result<Epoch, ApiError> {
+    pub(super) fn commit(&mut self, new: State, beside: &Beside) -> Result<Epoch, ApiError> {
         let old = Arc::clone(&self.state);
         if *old != new {
-            let aside = self.make(&old, new, netns)?;
+            let aside = self.make(&old, new, beside)?;
             let before = Arc::clone(&self.shown);
             self.publish();
             self.reset_gone(&before);
             let state = Arc::clone(&self.state);
             self.live.finish(aside, &state);
         }
-        for one in forget {
+        for one in &beside.forget {
             self.forget(one);
         }
         Ok(self.publisher.last().epoch)
     }
 
     /// Store and effects, both or neither; then the snapshot, not yet published.
-    fn make(
-        &mut self,
-        old: &Arc<State>,
-        new: State,
-        netns: &BTreeMap<String, PodNetns>,
-    ) -> Result<Aside, ApiError> {
+    fn make(&mut self, old: &Arc<State>, new: State, beside: &Beside) -> Result<Aside, ApiError> {
+        let netns = &beside.netns;
         let internal = |message: String| ApiError::new(Code::Internal, message);
         if let Err(error) = self.store.write(old, &new) {
             // One of the two files may have it.
@@ -147,7 +139,8 @@ impl Engine {
                     done.push(step);
                 }
                 Err(error) => {
-                    failed = Some(error);
+                    let command = port_of(&step, &new).and_then(|port| beside.origins.get(port)).copied();
+                    failed = Some(ApiError { command, ..error });
                     break;
                 }
             }
@@ -386,14 +379,14 @@ impl Engine {
         if new == *self.state {
             return Ok(());
         }
-        self.commit(new, &BTreeMap::new(), &[]).map(|_| ()).map_err(|error| error.message)
+        self.commit(new, &Beside::default()).map(|_| ()).map_err(|error| error.message)
     }
 
     /// A change that nobody asked for.
     fn change(&mut self, what: &'static str, change: impl FnOnce(&mut State, u64)) {
         let mut new = (*self.state).clone();
         change(&mut new, unix_now());
-        if let Err(error) = self.commit(new, &BTreeMap::new(), &[]) {
+        if let Err(error) = self.commit(new, &Beside::default()) {
             tracing::error!(what, error = error.message, "not done");
         }
     }
@@ -429,6 +422,19 @@ pub fn network_of(
     let address = derived(&machine)?.vtep.map(|vtep| vtep.underlay);
     machine.underlay_mtu = address.and_then(crate::control::live::underlay_mtu);
     derived(&machine)
+}
+
+/// The port that a step is about.
+fn port_of<'a>(step: &'a Step, new: &'a State) -> Option<&'a str> {
+    match step {
+        Step::Destroy(port) | Step::Create(port) | Step::Change { new: port, .. } => Some(&port.spec.name),
+        Step::OpenUnderlay(config) => {
+            let mut segments = new.ports.values().filter(|port| port.spec.kind == PortKind::Vxlan);
+            let segment = segments.find(|port| port.spec.udp_port.unwrap_or(VXLAN_PORT) == config.port);
+            segment.map(|port| port.spec.name.as_str())
+        }
+        Step::CloseUnderlay(_) | Step::Host { .. } => None,
+    }
 }
 
 /// `state` with what opening its devices told.

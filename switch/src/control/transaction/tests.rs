@@ -11,6 +11,7 @@ fn draft() -> Draft {
         state: state_with_cluster(),
         netns: BTreeMap::new(),
         forget: Vec::new(),
+        origins: BTreeMap::new(),
         now: 1000,
         is_learned: Arc::new(|_, _, _| false),
     }
@@ -31,6 +32,7 @@ const WEB: &str =
 fn later_commands_see_earlier_ones() {
     let mut draft = draft();
     assert_eq!(run(&mut draft, &format!("{BR1},{WEB}")).unwrap(), [Outcome::Done; 2]);
+    assert_eq!(draft.origins, BTreeMap::from([("web".to_owned(), 1)]));
     let web = &draft.state.ports["web"].spec;
     assert_eq!(web.ifname.as_deref(), Some("eth0"));
     assert_eq!(web.mtu, Some(1450));
