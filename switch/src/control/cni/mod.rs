@@ -153,6 +153,10 @@ async fn serve(connection: Connection, handle: &Handle) -> io::Result<()> {
         // Dropping the verb's future takes its edit back.
         () = hung_up(&connection) => {
             tracing::info!(verb, "a CNI client hung up before its reply");
+            if let Some(attachment) = added {
+                // It may have hung up in the instant in which the engine answered.
+                take_back(handle, attachment).await;
+            }
             return Ok(());
         }
     };
@@ -168,11 +172,15 @@ async fn serve(connection: Connection, handle: &Handle) -> io::Result<()> {
     };
     if !told {
         tracing::info!(container = attachment.container_id, "nobody read the reply to an ADD; taken back");
-        if let Err(error) = verbs::del(handle, attachment).await {
-            tracing::warn!(error = %CniError::from(error), "taking an ADD back");
-        }
+        take_back(handle, attachment).await;
     }
     Ok(())
+}
+
+async fn take_back(handle: &Handle, attachment: Attachment) {
+    if let Err(error) = verbs::del(handle, attachment).await {
+        tracing::warn!(error = %CniError::from(error), "taking an ADD back");
+    }
 }
 
 /// One request; the inner error is the client's to hear.

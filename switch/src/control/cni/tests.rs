@@ -177,10 +177,10 @@ fn a_client_that_is_gone_takes_its_add_back() {
     let directory = tempfile::tempdir().unwrap();
     let (runtime, socket, engine) = bench(directory.path());
     let engine = during(&runtime, move || {
-        // Before its edit is done.
+        // Before its edit is done. A DEL follows here, too: the answer may be on its way.
         drop(ask(&socket, &attach("a", built_in())));
         std::thread::sleep(Duration::from_millis(100));
-        let engine = engine.work(1);
+        let engine = engine.work(2);
         assert!(engine.pods().is_empty() && engine.state.ipam.leases.is_empty());
         // With the reply unread in its socket: a DEL follows.
         let unread = ask(&socket, &attach("b", built_in()));
