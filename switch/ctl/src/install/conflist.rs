@@ -34,6 +34,10 @@ struct Entry {
     socket: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     capabilities: BTreeMap<&'static str, bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +74,13 @@ pub(super) fn check(options: &Options) -> Result<(), InstallError> {
         };
         return Err(value("chained plugin", name, expected));
     }
+    if let Some(bridge) = options.bridge.as_ref().filter(|bridge| bridge.is_empty() || bridge.len() > 15) {
+        return Err(value(
+            "bridge",
+            bridge,
+            "expected a name of 1 to 15 characters; `weft list-br` lists them",
+        ));
+    }
     match ipam_type(&options.ipam) {
         Some(name) if !is_name(name) => {
             Err(value("IPAM plugin", name, "expected a plugin's name like host-local"))
@@ -88,6 +99,8 @@ pub(super) fn make(options: &Options, ipam: Option<Value>, modern: bool) -> Conf
         kind: PLUGIN.to_owned(),
         socket: options.socket.clone(),
         queue_dir: options.queue_dir.clone(),
+        bridge: options.bridge.clone(),
+        mtu: options.mtu,
         capabilities: BTreeMap::from([("ips", true), ("mac", true), ("dns", true)]),
         ipam,
         ..Entry::default()

@@ -1,7 +1,7 @@
 //! Putting the CNI plugin and its configuration in place, and taking them away.
 //!
-//! Everything that can be refused is refused before anything is written. Then the binary, then, once the daemon is
-//! ready, the conflist: from that moment the container runtime sends pods. Every file appears whole or not at all.
+//! Everything that can be refused is refused before anything is written, and the daemon must be ready. Then the binary,
+//! then the conflist: from that moment the container runtime sends pods. Every file appears whole or not at all.
 
 /// The conflist's text.
 pub(crate) mod conflist;
@@ -74,6 +74,10 @@ pub(crate) struct Options {
     pub(crate) plugin: PathBuf,
     /// Name of the network.
     pub(crate) name: String,
+    /// Bridge that pods join, if it is not the daemon's default one.
+    pub(crate) bridge: Option<String>,
+    /// MTU of pods in bytes, if it is not the bridge's.
+    pub(crate) mtu: Option<u32>,
     /// Plugins called after ours.
     pub(crate) chain: Vec<String>,
     /// Where addresses come from.
@@ -116,13 +120,13 @@ pub(crate) fn install(options: &Options, client: &BlockingClient) -> Result<Repo
     }
     let modern = speaks_latest(options, &bin_dirs, &mut report.notes)?;
 
+    let status = client.wait_ready(options.wait)?;
+    let list = conflist::make(options, ipam(&options.ipam, &status)?, modern);
     for dir in &bin_dirs {
         let path = dir.join(PLUGIN);
         file::copy(&options.plugin, &path)?;
         report.files.push(path);
     }
-    let status = client.wait_ready(options.wait)?;
-    let list = conflist::make(options, ipam(&options.ipam, &status)?, modern);
     let path = options.conf_dir.join(CONFLIST);
     file::write(&path, list.text().as_bytes(), 0o644)?;
     // Ours first, theirs after it: at no moment is the runtime without a network.

@@ -75,6 +75,8 @@ fn options(root: &Path) -> Options {
         conf_dir: root.join("net.d"),
         plugin: root.join("weft-cni"),
         name: "weft".to_owned(),
+        bridge: None,
+        mtu: None,
         chain: Vec::new(),
         ipam: Ipam::BuiltIn,
         socket: None,
@@ -117,7 +119,9 @@ fn chained_plugins_and_ipam_are_in_the_conflist() {
     for name in ["portmap", "tuning", "host-local"] {
         host.plugin(name, r#""0.4.0","1.0.0","1.1.0""#);
     }
-    let (exit, text) = host.install("--name pods --chain portmap,tuning --ipam host-local --queue-dir /q");
+    let (exit, text) = host.install(
+        "--name pods --chain portmap,tuning --ipam host-local --queue-dir /q --bridge lan --mtu 1400",
+    );
     assert_eq!((exit, text.contains("1.1.0")), (Exit::Ok, true), "{text}");
     insta::assert_snapshot!(fs::read_to_string(host.conf(CONFLIST)).unwrap());
 
@@ -186,6 +190,7 @@ fn conflist_waits_for_the_daemon() {
     let host = Host::new();
     host.daemon.answer(weft_api::paths::STATUS, 200, &STATUS.replace("\"ready\": true", "\"ready\": false"));
     assert!(host.failed("").contains("is not ready after"));
+    assert!(!host.root.path().join("bin/weft-cni").exists());
 
     std::thread::scope(|scope| {
         let install = scope.spawn(|| host.install("--wait 20"));

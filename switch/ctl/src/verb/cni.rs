@@ -62,6 +62,12 @@ struct Install {
     /// Name of the network
     #[arg(long, default_value = "weft")]
     name: String,
+    /// Bridge that pods join; absent: the daemon's default one. Another one needs --ipam
+    #[arg(long, value_name = "NAME")]
+    bridge: Option<String>,
+    /// MTU of pods in bytes; absent: the bridge's, followed live
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_521))]
+    mtu: Option<u32>,
     /// Plugins called after weft-cni: portmap for host ports, tuning, …
     #[arg(long, value_name = "PLUGIN,...", value_delimiter = ',')]
     chain: Vec<String>,
@@ -125,6 +131,8 @@ impl Install {
             conf_dir: self.dirs.conf_dir.clone(),
             plugin,
             name: self.name.clone(),
+            bridge: self.bridge.clone(),
+            mtu: self.mtu,
             chain: self.chain.clone(),
             ipam,
             socket: other_than(DEFAULT_CNI_SOCKET, cni_socket)?,
