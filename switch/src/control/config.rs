@@ -34,7 +34,7 @@ Examples:
                                                 another instance, in another network namespace
   weftd --purge                                 with no weftd running: remove ports, weft0, routes, nft table, sysctls
 
-Signals: SIGTERM and SIGINT stop it (ports stay for the next start), SIGHUP reads the cluster file again.";
+Signals: SIGTERM and SIGINT stop it (ports stay for the next start), SIGHUP reads both files again.";
 
 /// Command line of `weftd`.
 #[derive(Clone, Debug, Default, Parser)]
