@@ -32,7 +32,7 @@ Examples:
   weft cni install
   weft cni install --chain portmap,tuning
   weft cni install --ipam host-local --exclusive")]
-    Install(Install),
+    Install(Box<Install>),
     /// Take configuration and plugin away, and put back what --exclusive set aside
     #[command(after_help = "\
 Pods that still run need the plugin to be deleted: drain the node first.
