@@ -52,7 +52,11 @@ pub fn logging(config: &Config) -> anyhow::Result<LogHandle> {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("?").to_owned();
         let backtrace = std::backtrace::Backtrace::force_capture();
-        tracing::error!(place, thread, %backtrace, "panic: {}", panic.payload_as_str().unwrap_or("?"));
+        // `payload_as_str` is newer than the oldest compiler supported.
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("?");
+        tracing::error!(place, thread, %backtrace, "panic: {said}");
     }));
     Ok(handle)
 }

@@ -251,7 +251,7 @@ impl Engine {
         if self.live.retry(&state) {
             self.rebuild();
         }
-        if self.ticks % FIREWALL_TICKS == 0 && state.node.internal.is_some() {
+        if self.ticks.is_multiple_of(FIREWALL_TICKS) && state.node.internal.is_some() {
             self.live.host().check_firewall();
         }
         self.show();
