@@ -44,6 +44,9 @@ pub struct PodNetns {
     pub record: NetnsRecord,
 }
 
+/// Tells whether a station (bridge, VLAN, MAC) is learned.
+pub type IsLearned = Arc<dyn Fn(&str, Option<VlanId>, MacAddr) -> bool>;
+
 /// What an edit works on.
 pub struct Draft {
     /// The desired state; becomes the engine's if the edit succeeds.
@@ -58,7 +61,7 @@ pub struct Draft {
     /// Seconds of Unix time.
     pub now: u64,
     /// Is a station learned (bridge, VLAN, MAC)?
-    pub is_learned: Arc<dyn Fn(&str, Option<VlanId>, MacAddr) -> bool>,
+    pub is_learned: IsLearned,
 }
 
 /// Learned stations to forget.
@@ -91,6 +94,9 @@ pub enum HangUp {
 
 /// An edit, its result kept inside the closure until [`Job::Edit`]'s `finish` is called.
 pub type Edit = Box<dyn FnOnce(&mut Draft) -> Result<(), Refused> + Send>;
+
+/// How an edit ended: what it gave, and the epoch in which it is in force.
+type Edited<R, E> = Result<(R, Epoch), E>;
 
 /// The edit itself said no; what it said is kept by the closure.
 #[derive(Clone, Copy, Debug)]
@@ -237,7 +243,7 @@ fn job<R, E>(
     what: &'static str,
     hang_up: HangUp,
     edit: impl FnOnce(&mut Draft) -> Result<R, E> + Send + 'static,
-) -> (Job, oneshot::Receiver<Result<(R, Epoch), E>>)
+) -> (Job, oneshot::Receiver<Edited<R, E>>)
 where
     R: Send + 'static,
     E: From<ApiError> + Send + 'static,

@@ -197,21 +197,21 @@ fn unlike_other_segments(state: &State, spec: &PortSpec) -> Result<()> {
     let udp_port = |spec: &PortSpec| spec.udp_port.unwrap_or(super::super::state::VXLAN_PORT);
     for other in state.ports.values().filter(|port| port.spec.name != spec.name) {
         let other = &other.spec;
-        if other.kind == PortKind::Vxlan && other.vni == spec.vni && udp_port(other) == udp_port(spec) {
-            if let Some(remote) = other.remotes.iter().find(|remote| spec.remotes.contains(remote)) {
-                return Err(conflict(format!("port {} has this VNI with peer {remote} already", other.name)));
-            }
+        let like =
+            other.kind == PortKind::Vxlan && other.vni == spec.vni && udp_port(other) == udp_port(spec);
+        let mut shared = other.remotes.iter().filter(|remote| like && spec.remotes.contains(remote));
+        if let Some(remote) = shared.next() {
+            return Err(conflict(format!("port {} has this VNI with peer {remote} already", other.name)));
         }
     }
-    if let Some(vtep) =
-        state.node.vtep.as_ref().filter(|v| Some(v.vni) == spec.vni && v.port == udp_port(spec))
+    let vtep = state.node.vtep.as_ref().filter(|v| Some(v.vni) == spec.vni && v.port == udp_port(spec));
+    if let Some(vtep) = vtep
+        && let Some(peer) = state.node.peers.iter().find(|peer| spec.remotes.contains(&peer.underlay))
     {
-        if let Some(peer) = state.node.peers.iter().find(|peer| spec.remotes.contains(&peer.underlay)) {
-            return Err(conflict(format!(
-                "VNI {} carries routed traffic of node {}; choose another",
-                vtep.vni, peer.name
-            )));
-        }
+        return Err(conflict(format!(
+            "VNI {} carries routed traffic of node {}; choose another",
+            vtep.vni, peer.name
+        )));
     }
     Ok(())
 }
