@@ -171,9 +171,9 @@ fn ports_return_after_a_restart_and_a_kill() {
             std::thread::sleep(std::time::Duration::from_secs(1));
             let before = ports(&lab.nodes[0])?;
             if kill {
-                lab.nodes[0].kill()?
+                lab.nodes[0].kill()?;
             } else {
-                lab.nodes[0].stop()?
+                lab.nodes[0].stop()?;
             }
             lab.nodes[0].start()?;
             ensure!(ports(&lab.nodes[0])? == before, "ports changed over the restart");
