@@ -29,7 +29,7 @@ if [ -z "$QUICK" ] && is_root; then
 	need iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark \
 		python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun \
 		containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq \
-		procps=sysctl systemd=systemd-analyze iptables=iptables curl=curl
+		procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl
 fi
 
 step "Formatting"

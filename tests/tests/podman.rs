@@ -123,7 +123,7 @@ fn containers_talk_stop_start_and_leave_nothing() {
         for from in [&node.ns, &lab.nodes[1].ns, &outside] {
             eventually(5, || {
                 let out = from
-                    .sh("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 3 nc -N 172.30.0.1 8080")?;
+                    .sh("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 3 nc.openbsd -N 172.30.0.1 8080")?;
                 ensure!(out.contains("hello"), "the published port does not answer {}: {out}", from.name());
                 Ok(())
             })?;
