@@ -214,6 +214,7 @@ kernel_node() {
 	ip -n "$ns" addr add "10.244.$n.1/24" dev cni0
 	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::1/64" dev cni0 nodad
 	ip -n "$ns" link set cni0 up
+	flannel_rules "$ns" "$n"
 	[ ${#kinds[@]} = 2 ] || return 0
 	ip -n "$ns" link add "flannel.$VNI" mtu "$mtu" address "$(vtep_mac "$n")" type vxlan id "$VNI" \
 		local "$(underlay_ip "$n")" dev eth0 dstport "$VXLAN_PORT" nolearning
@@ -229,6 +230,33 @@ kernel_node() {
 		ip -n "$ns" -6 neigh add "fd00:10:244:$m::" lladdr "$(vtep_mac $m)" dev "flannel.$VNI" nud permanent
 		ip -n "$ns" -6 route add "fd00:10:244:$m::/64" via "fd00:10:244:$m::" dev "flannel.$VNI" onlink
 	fi
+}
+
+# What flannel's daemon adds on every node (chains FLANNEL-POSTRTG and FLANNEL-FWD).
+flannel_rules() {
+	local ns=$1 n=$2 family pods cluster none
+	for family in ip ip6; do
+		pods=10.244.$n.0/24 cluster=10.244.0.0/16 none=224.0.0.0/4
+		[ $family = ip ] || { pods=fd00:10:244:$n::/64 cluster=fd00:10:244::/48 none=ff00::/8; }
+		in_ns "$ns" nft -f - <<-EOF
+			table $family flannel {
+				chain postrtg {
+					type nat hook postrouting priority srcnat
+					meta mark & 0x4000 == 0x4000 return
+					$family saddr $pods $family daddr $cluster return
+					$family saddr $cluster $family daddr $pods return
+					$family saddr != $cluster $family daddr $pods return
+					$family saddr $cluster $family daddr != $none masquerade fully-random
+					$family saddr != $cluster $family daddr $cluster masquerade fully-random
+				}
+				chain fwd {
+					type filter hook forward priority filter
+					$family saddr $cluster accept
+					$family daddr $cluster accept
+				}
+			}
+		EOF
+	done
 }
 
 kernel_pod() {

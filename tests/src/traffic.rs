@@ -77,7 +77,8 @@ pub fn iperf_all(from: &Namespace, server: &Namespace, to: &str) -> Result<()> {
 /// Sends `megabytes` of random bytes by TCP and compares the hashes at both ends.
 pub fn hashed(from: &Namespace, server: &Namespace, to: &str, megabytes: u32) -> Result<()> {
     let family = if to.contains(':') { "-6" } else { "-4" };
-    let receiver = server.spawn("sh", &["-c", &format!("timeout 60 nc.openbsd {family} -l 5999 | sha256sum")])?;
+    let receiver =
+        server.spawn("sh", &["-c", &format!("timeout 60 nc.openbsd {family} -l 5999 | sha256sum")])?;
     eventually(5, || {
         ensure!(!server.sh("ss -Hltn sport = :5999")?.trim().is_empty(), "nc does not listen");
         Ok(())

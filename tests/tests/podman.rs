@@ -122,8 +122,9 @@ fn containers_talk_stop_start_and_leave_nothing() {
         weft_tests::lab::join(&lab.underlay, &outside, 9, &Options::default())?;
         for from in [&node.ns, &lab.nodes[1].ns, &outside] {
             eventually(5, || {
-                let out = from
-                    .sh("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 3 nc.openbsd -N 172.30.0.1 8080")?;
+                let out = from.sh(
+                    "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | timeout 3 nc.openbsd -N 172.30.0.1 8080",
+                )?;
                 ensure!(out.contains("hello"), "the published port does not answer {}: {out}", from.name());
                 Ok(())
             })?;

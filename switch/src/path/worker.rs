@@ -39,6 +39,8 @@ const BULK_FRAME: usize = 4096;
 const BULK_NS: u64 = 1_000_000;
 /// The forwarder's upkeep is due this often while the worker is awake.
 const TICK_NS: u64 = 1_000_000_000;
+/// While sources are ready, the kernel is asked for others once in so many rounds.
+const POLL_EVERY: u32 = 4;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
@@ -114,11 +116,15 @@ struct Worker {
 impl Worker {
     fn work(mut self) {
         let mut timeout = Some(Duration::ZERO);
+        let mut rounds = 0u32;
         // Acquire: see `Dataplane::drop`.
         while !self.plane.stop.load(Ordering::Acquire) {
             // In this order no publication is slept through: it sets the epoch before it uses the waker, and after
             // every wake-up that is taken the epoch is looked at.
-            self.collect(timeout);
+            rounds = rounds.wrapping_add(1);
+            if self.ready.is_empty() || rounds.is_multiple_of(POLL_EVERY) {
+                self.collect(timeout);
+            }
             self.refresh();
             if self.round() {
                 self.last_work = self.now;
