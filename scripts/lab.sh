@@ -249,7 +249,7 @@ flannel_rules() {
 					$family saddr $cluster $family daddr != $none masquerade fully-random
 					$family saddr != $cluster $family daddr $cluster masquerade fully-random
 				}
-				chain fwd {
+				chain forward {
 					type filter hook forward priority filter
 					$family saddr $cluster accept
 					$family daddr $cluster accept
