@@ -221,9 +221,9 @@ pub fn total(plane: &Dataplane, total: Total) -> u64 {
 
 /// Asserts that a total reaches `value`: a worker counts after it has sent, so whoever has received may look too early.
 pub fn settled(plane: &Dataplane, which: Total, value: u64) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
-    while total(plane, which) != value && std::time::Instant::now() < end {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let end = Instant::now() + Duration::from_secs(2);
+    while total(plane, which) != value && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(total(plane, which), value, "{}", which.name());
 }
