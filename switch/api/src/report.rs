@@ -179,6 +179,7 @@ pub struct Stats {
     /// Drops by reason: name, sentence, count. Only reasons that occurred.
     pub drops: Vec<DropCount>,
     /// Busy share of each worker over the last second, 0.0 to 1.0, in thousandths.
+    /// Empty: not measured.
     pub worker_busy_permille: Vec<u64>,
 }
 
