@@ -206,16 +206,14 @@ impl Config {
             .map_err(|error| CniError::new(code::DECODE, format!("prevResult does not decode: {error}")))
     }
 
-    /// What GC must leave. Absent is an error: it must not be taken for "nothing lives".
-    pub(crate) fn valid_attachments(&self) -> Result<Vec<ContainerInterface>, CniError> {
-        let Some(list) = self.valid_attachments.as_ref().or(self.attachments.as_ref()) else {
-            return Err(invalid("GC needs cni.dev/valid-attachments in the configuration"));
-        };
+    /// What GC must leave; null is an empty list. `None`: the key is absent, which says nothing about what lives.
+    pub(crate) fn valid_attachments(&self) -> Option<Vec<ContainerInterface>> {
+        let list = self.valid_attachments.as_ref().or(self.attachments.as_ref())?;
         let convert = |valid: &ValidAttachment| ContainerInterface {
             container_id: valid.container_id.clone(),
             ifname: valid.ifname.clone(),
         };
-        Ok(list.iter().flatten().map(convert).collect())
+        Some(list.iter().flatten().map(convert).collect())
     }
 
     fn cni_args(&self) -> Option<&CniArgs> {

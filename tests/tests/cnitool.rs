@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Options, Result, as_root, bin, ensure};
+use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually};
 
 #[test]
 fn every_version_by_hand() {
@@ -45,6 +45,7 @@ fn every_version_by_hand() {
                 cni().gc(&[&witness.id])?;
                 ensure!(ns.sh("ip link show eth0").is_err(), "GC kept an attachment that is not valid");
                 ping(&witness.ns, "10.244.1.1", 1)?;
+                gc_without_a_list(node, &witness)?;
             } else {
                 ensure!(cni().status().is_err(), "STATUS needs 1.1.0");
             }
@@ -125,6 +126,20 @@ fn status_and_add_without_a_daemon() {
     });
 }
 
+/// What the caller did not list may live: only what is dead goes.
+fn gc_without_a_list(node: &Node, living: &Pod) -> Result<()> {
+    let lost = node.pod("l")?;
+    lost.ns.sh("ip link del eth0")?;
+    eventually(5, || {
+        let ports = node.weft(&["-o", "json", "show"])?;
+        ensure!(ports.contains("\"lost\""), "not lost yet: {ports}");
+        Ok(())
+    })?;
+    node.cni().version("1.1.0").call("GC", "", "", json!({}))?;
+    ensure!(!node.weft(&["-o", "json", "show"])?.contains(&lost.id), "a lost port outlives GC");
+    ping(&living.ns, "10.244.1.1", 1)
+}
+
 /// Runs `cnitool` of the reference library against weft, alone and chained.
 #[test]
 fn reference_cnitool() {
@@ -136,6 +151,7 @@ fn reference_cnitool() {
         let plugins = std::env::var("CNI_PLUGINS").unwrap_or_else(|_| "/usr/lib/cni".into());
         let lab = Lab::up(Options { nodes: 1, ..Options::default() })?;
         let node = &lab.nodes[0];
+        let witness = node.pod("w")?;
         for version in ["0.4.0", "1.0.0", "1.1.0"] {
             for chain in [&[][..], &["tuning", "portmap"]] {
                 let conf = tempfile::tempdir()?;
@@ -163,7 +179,11 @@ fn reference_cnitool() {
                 call("del")?;
                 call("del")?;
                 if version == "1.1.0" {
+                    call("add")?;
+                    // cnitool names nothing: libcni sends a DEL for each attachment that it knows, then a GC without a list.
                     call("gc")?;
+                    ensure!(ns.sh("ip link show eth0").is_err(), "GC left the device");
+                    ping(&witness.ns, "10.244.1.1", 2)?;
                 }
             }
         }

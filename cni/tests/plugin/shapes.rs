@@ -137,7 +137,6 @@ fn what_is_refused_before_the_daemon_hears_of_it() {
         ("CHECK", with(json!({ "prevResult": { "interfaces": [] } })), vec![], 7),
         ("STATUS", good.clone(), vec![], 1),
         ("GC", good, vec![], 1),
-        ("GC", bench.config("1.1.0", json!({})), vec![], 7),
     ];
     for (verb, config, env, code) in table {
         let output = bench.run(verb, &config, &env);
@@ -219,14 +218,18 @@ fn check_compares_what_prev_result_says_of_this_interface() {
 #[test]
 fn gc_takes_the_list_under_either_name() {
     for (key, list, count) in [
-        ("cni.dev/valid-attachments", json!([{ "containerID": "c1", "ifname": "eth0" }]), 1),
-        ("cni.dev/attachments", json!([{ "containerID": "c1", "ifname": "eth0" }]), 1),
-        ("cni.dev/valid-attachments", Value::Null, 0),
+        ("cni.dev/valid-attachments", json!([{ "containerID": "c1", "ifname": "eth0" }]), Some(1)),
+        ("cni.dev/attachments", json!([{ "containerID": "c1", "ifname": "eth0" }]), Some(1)),
+        ("cni.dev/valid-attachments", json!([]), Some(0)),
+        // Go writes an empty list so.
+        ("cni.dev/valid-attachments", Value::Null, Some(0)),
+        // libcni leaves it out when its caller said nothing.
+        ("another", Value::Null, None),
     ] {
         let bench = Bench::new();
         let daemon = bench.daemon(Reply::Ok);
         bench.run("GC", &bench.config("1.1.0", json!({ key: list })), &[("CNI_IFNAME", "")]).succeeded();
         let (Request::Gc { network, valid }, 0) = daemon.only() else { panic!() };
-        assert_eq!((network.as_str(), valid.len()), ("pods", count));
+        assert_eq!((network.as_str(), valid.map(|list| list.len())), ("pods", count));
     }
 }

@@ -76,12 +76,13 @@ pub enum Request {
         /// True if addresses come from a delegated plugin.
         delegated_ipam: bool,
     },
-    /// Drop every attachment of the network but these.
+    /// Drop every attachment of the network but these; without a list, those whose link is gone.
     Gc {
         /// The network's name.
         network: String,
-        /// Those that live.
-        valid: Vec<ContainerInterface>,
+        /// Those that live. Absent: the runtime did not say, which is not the same as "none".
+        #[serde(default)]
+        valid: Option<Vec<ContainerInterface>>,
     },
 }
 

@@ -137,10 +137,23 @@ fn add_del_and_gc_edit_the_state() {
         let valid = vec![ContainerInterface { container_id: "b".into(), ifname: "eth0".into() }];
         let engine = engine.work(2);
         assert_eq!((read(&del), read(&twice)), (Reply::Ok, Reply::Ok));
-        let other = ask(&socket, &Request::Gc { network: "other".into(), valid: Vec::new() });
-        let engine = engine.work(1);
+        let other = ask(&socket, &Request::Gc { network: "other".into(), valid: Some(Vec::new()) });
+        let mut engine = engine.work(1);
         assert_eq!((read(&other), engine.pods().len()), (Reply::Ok, 2));
-        let gc = ask(&socket, &Request::Gc { network: "pods".into(), valid });
+        let silent = Request::Gc { network: "pods".into(), valid: None };
+        let client = ask(&socket, &silent);
+        engine = engine.work(1);
+        assert_eq!((read(&client), engine.pods().len()), (Reply::Ok, 2), "nobody said that they are dead");
+        let name_of_c = engine.state.port_of(&attachment("c")).expect("c").spec.name.clone();
+        engine.state.mark_lost(&name_of_c, "its link was deleted");
+        let client = ask(&socket, &silent);
+        engine = engine.work(1);
+        assert_eq!((read(&client), engine.pods().len()), (Reply::Ok, 1));
+        let again = ask(&socket, &attach("c", built_in()));
+        engine = engine.work(1);
+        assert!(matches!(read(&again), Reply::Added(_)));
+        drop(again);
+        let gc = ask(&socket, &Request::Gc { network: "pods".into(), valid: Some(valid) });
         let engine = engine.work(1);
         assert_eq!(read(&gc), Reply::Ok);
         engine

@@ -142,16 +142,26 @@ pub(super) async fn del(handle: &Handle, attachment: Attachment) -> Result<(), V
     handle.edit("cni del", HangUp::Keep, edit).await.map(|_| ())
 }
 
-async fn gc(handle: &Handle, network: String, valid: Vec<ContainerInterface>) -> Result<(), VerbError> {
-    let valid: BTreeSet<ContainerInterface> = valid.into_iter().collect();
+/// Without a list only lost ports go: their link is deleted, so no packet can miss them. Ports whose namespace ended go
+/// by themselves.
+async fn gc(
+    handle: &Handle,
+    network: String,
+    valid: Option<Vec<ContainerInterface>>,
+) -> Result<(), VerbError> {
+    let valid: Option<BTreeSet<ContainerInterface>> = valid.map(|list| list.into_iter().collect());
     let edit = move |draft: &mut Draft| -> Result<(), VerbError> {
         let gone = remove(draft, |port| {
             port.attachment.as_ref().is_some_and(|attachment| {
-                let key = ContainerInterface {
+                let key = || ContainerInterface {
                     container_id: attachment.container_id.clone(),
                     ifname: attachment.ifname.clone(),
                 };
-                attachment.network == network && !valid.contains(&key)
+                let stale = match &valid {
+                    Some(valid) => !valid.contains(&key()),
+                    None => port.lost.is_some(),
+                };
+                attachment.network == network && stale
             })
         });
         if !gone.is_empty() {
