@@ -8,6 +8,8 @@
 pub mod bin;
 /// Calls of the CNI plugin, as a runtime makes them.
 pub mod cni;
+/// Datagrams from senders with `UDP_SEGMENT`, checked one by one.
+pub mod datagrams;
 /// Topologies: one node, two nodes joined by an underlay.
 pub mod lab;
 /// One node: a namespace with a `weftd` in it.

@@ -1,5 +1,6 @@
 //! The kernel's own VXLAN device as a peer: routed as flannel sets it up, and bridged.
 
+use weft_tests::datagrams::segmented;
 use weft_tests::traffic::{checksum_errors, hashed, iperf, ping, serve};
 use weft_tests::{Lab, Namespace, Options, Result, as_root, ensure, lab};
 
@@ -64,6 +65,7 @@ fn flannel_peer(underlay6: bool) -> Result<()> {
             // datagrams longer than the MTU: fragments of the sender
             let long = iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "16000", "-t", "1"])?;
             ensure!(long.lost_percent < 10.0, "fragmented UDP {to}: {long:?}");
+            segmented(from, server, to)?;
             hashed(from, server, to, 10)?;
         }
     }
@@ -116,6 +118,7 @@ fn bridged_peer(underlay6: bool) -> Result<()> {
             let _server = serve(server, 5201)?;
             iperf(from, to, 5201, &["-t", "1"])?;
             iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "1200", "-t", "1"])?;
+            segmented(from, server, to)?;
             hashed(from, server, to, 10)?;
         }
     }

@@ -1,9 +1,10 @@
 //! Pods, nodes and the outside reach each other: same node, across nodes, both families, offloads on.
 
+use weft_tests::datagrams::segmented;
 use weft_tests::traffic::{checksum_errors, hashed, iperf, iperf_all, ping, serve};
 use weft_tests::{Lab, Options, Result, as_root, ensure};
 
-/// Ping, iperf3 in all shapes, and a hashed transfer, between two namespaces over both families.
+/// Ping, iperf3 in all shapes, bursts of datagrams each way, and a hashed transfer, between two namespaces over both families.
 fn both_families(
     a: &weft_tests::Namespace,
     b: &weft_tests::Namespace,
@@ -16,6 +17,7 @@ fn both_families(
         if full {
             iperf_all(a, b, to)?;
         }
+        segmented(a, b, to)?;
         hashed(a, b, to, 20)?;
     }
     ensure!(checksum_errors(a)? == 0, "checksum errors in {}", a.name());
@@ -156,6 +158,9 @@ fn every_offload_off_still_works() {
             n1.weft(&["add-port", "br0", &port, &netns, &address, &format!("offloads-off={off}")])?;
             for (server, to) in [(&c.ns, c.ip()), (&b.ns, b.ip()), (&c.ns, c.ip6()), (&b.ns, b.ip6())] {
                 ping(&pod, &to, 3)?;
+                if off.ends_with("uso") {
+                    segmented(&pod, server, &to)?;
+                }
                 hashed(&pod, server, &to, 4)?;
             }
             hashed(&c.ns, &pod, &ip, 4)?;
