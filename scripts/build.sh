@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release binaries into target/weft: weftd, weft, and weft-cni (small, static: it is copied onto hosts of
-# any distribution).
+# Builds the release binaries into target/weft: weftd, weft-keeper, weft, and weft-cni (small, static: it is copied
+# onto hosts of any distribution).
 #
 # usage: build.sh [--help]
 
@@ -23,9 +23,10 @@ put() {
 	mv "$out/.$2.new" "$out/$2"
 }
 
-step "Building weftd and weft"
-cargo build --release --locked -p weft-switch -p weft-ctl --bins
+step "Building weftd, weft-keeper and weft"
+cargo build --release --locked -p weft-switch -p weft-keeper -p weft-ctl --bins
 put target/release/weftd weftd
+put target/release/weft-keeper weft-keeper
 put target/release/weft weft
 
 step "Building weft-cni (static)"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs weft on this machine: weftd, weft and weft-cni, the systemd unit, a commented configuration, and the files
-# that keep network managers away from weft0. Starts nothing; says what to do next.
+# Installs weft on this machine: weftd, weft-keeper (for machines without systemd), weft and weft-cni, the systemd unit,
+# a commented configuration, and the files that keep network managers away from weft0. Starts nothing; says what to do
+# next.
 #
 # usage: install.sh [--prefix DIR] [--root DIR]
 #        install.sh --uninstall [--keep-state] [--prefix DIR] [--root DIR]
@@ -44,7 +45,7 @@ install_all() {
 	OLD=$(cat "$TARGET$MANIFEST" 2>/dev/null || true)
 	NEW=''
 	local binary
-	for binary in weftd weft weft-cni; do
+	for binary in weftd weft-keeper weft weft-cni; do
 		put "$BIN_DIR/$binary" "$PREFIX/bin/$binary" 755
 	done
 	sed "s|^ExecStart=.*|ExecStart=$PREFIX/bin/weftd|" "$ROOT/deploy/weftd.service" >"$TMP/weftd.service"

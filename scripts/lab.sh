@@ -13,6 +13,7 @@
 #   --ipv6         pods get IPv6 addresses, too
 #   --mtu N        MTU of the underlay (default: 1500; pods get 50 less, 70 with --underlay6)
 #   --underlay6    the nodes' own addresses are IPv6
+#   --keeper       weftd runs under weft-keeper: kill it and look
 #   --cc NAME      TCP congestion control of all pods, where the kernel has it (default: the kernel's)
 # WEFT_LAB names the lab for every command; WEFT_BIN_DIR says where the binaries are.
 #
@@ -54,7 +55,7 @@ main() {
 # ---------------------------------------------------------------- up
 
 up() {
-	PODS=2 IPV6='' MTU=1500 UNDERLAY6='' CC=''
+	PODS=2 IPV6='' MTU=1500 UNDERLAY6='' CC='' KEEPER=''
 	local topology=${1:-}
 	[ -n "$topology" ] || die "up needs a topology: $(topologies | awk '{ printf "%s ", $1 }')"
 	shift
@@ -64,6 +65,7 @@ up() {
 		--pods) PODS=${2:?} && shift ;;
 		--mtu) MTU=${2:?} && shift ;;
 		--cc) CC=${2:?} && shift ;;
+		--keeper) KEEPER=weft-keeper ;;
 		--ipv6) IPV6=1 ;;
 		--underlay6) UNDERLAY6=1 ;;
 		*) die "unknown option $1 (see --help)" ;;
@@ -165,12 +167,13 @@ weft_node() {
 	} >"$dir/cluster.toml"
 	: >"$dir/weft.toml"
 	network_conf >"$dir/cni.json"
-	# `ip netns exec` becomes the daemon, so its process id is the daemon's.
-	setsid ip netns exec "$(node_ns "$n")" "$BIN_DIR/weftd" --config "$dir/weft.toml" --cluster "$dir/cluster.toml" \
-		--node "n$n" --run-dir "$dir/run" --state-dir "$dir/state" --socket "$dir/run/weft.sock" \
+	# `ip netns exec` becomes the daemon (or its keeper), so its process id is the daemon's.
+	setsid ip netns exec "$(node_ns "$n")" ${KEEPER:+"$BIN_DIR/$KEEPER"} "$BIN_DIR/weftd" \
+		--config "$dir/weft.toml" --cluster "$dir/cluster.toml" --node "n$n" \
+		--run-dir "$dir/run" --state-dir "$dir/state" --socket "$dir/run/weft.sock" \
 		--cni-socket "$dir/run/cni.sock" ${WEFT_LOG_LEVEL:+--log-level "$WEFT_LOG_LEVEL"} \
 		>>"$dir/log" 2>&1 </dev/null &
-	echo "$! weftd" >>"$RUN/$LAB/pids"
+	echo "$! ${KEEPER:-weftd}" >>"$RUN/$LAB/pids"
 	if ! wait_for 10 weft_ready "$dir" $! || ! kill -0 $! 2>/dev/null; then
 		tail -n 20 "$dir/log" >&2
 		die "weftd of n$n does not get ready; above is the end of $dir/log"

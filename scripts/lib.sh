@@ -81,11 +81,13 @@ need_build() {
 	need_rust
 }
 
-# need_binaries: builds unless all three are there (WEFT_BUILD=1 forces it; cargo itself finds out what is stale).
+# need_binaries: builds unless all of them are there (WEFT_BUILD=1 forces it; cargo itself finds out what is stale).
 need_binaries() {
-	if [ "${WEFT_BUILD:-}" = 1 ] || [ ! -x "$BIN_DIR/weftd" ] || [ ! -x "$BIN_DIR/weft" ] || [ ! -x "$BIN_DIR/weft-cni" ]; then
-		"$ROOT/scripts/build.sh"
-	fi
+	local binary missing=${WEFT_BUILD:-}
+	for binary in weftd weft-keeper weft weft-cni; do
+		[ -x "$BIN_DIR/$binary" ] || missing=1
+	done
+	[ "$missing" != 1 ] || "$ROOT/scripts/build.sh"
 }
 
 # in_ns NAMESPACE COMMAND...

@@ -8,6 +8,11 @@ use weft_switch::control::config::Args;
 use weft_switch::control::daemon;
 
 fn main() -> ExitCode {
+    // Before anything opens descriptors or starts threads.
+    let inherited = weft_sys::listen::inherit().unwrap_or_else(|error| {
+        eprintln!("weftd: descriptors of the service manager are not used: {error}");
+        Vec::new()
+    });
     let args = Args::parse();
     let config = match args.load() {
         Ok(config) => config,
@@ -21,7 +26,7 @@ fn main() -> ExitCode {
     } else if args.purge {
         daemon::logging(&config).and_then(|_| daemon::purge(&config))
     } else {
-        daemon::logging(&config).and_then(|log| daemon::run(&args, config, &log))
+        daemon::logging(&config).and_then(|log| daemon::run(&args, config, &log, inherited))
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The directory that holds `weftd`, `weft` and `weft-cni`.
+/// The directory that holds `weftd`, `weft-keeper`, `weft` and `weft-cni`.
 pub fn dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| match std::env::var_os("WEFT_BIN_DIR") {
@@ -21,7 +21,8 @@ pub fn path(name: &str) -> String {
 fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
     let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
-        .args(["build", "--release", "-p", "weft-switch", "-p", "weft-ctl", "-p", "weft-cni"])
+        .args(["build", "--release", "-p", "weft-switch", "-p", "weft-keeper", "-p", "weft-ctl"])
+        .args(["-p", "weft-cni"])
         .current_dir(root)
         .status()
         .expect("cargo runs");

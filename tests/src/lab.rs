@@ -18,11 +18,13 @@ pub struct Options {
     pub underlay6: bool,
     /// Lines of every node's `weft.toml`.
     pub config: String,
+    /// Daemons run under `weft-keeper`, with these flags for it.
+    pub keeper: Option<Vec<&'static str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nodes: 2, mtu: 1500, underlay6: false, config: String::new() }
+        Options { nodes: 2, mtu: 1500, underlay6: false, config: String::new(), keeper: None }
     }
 }
 
@@ -54,7 +56,8 @@ impl Lab {
         underlay.sh("ip link add u0 type bridge; ip link set u0 up")?;
         let mut nodes = Vec::new();
         for index in 1..=options.nodes {
-            let node = Node::new(&format!("n{index}"))?;
+            let mut node = Node::new(&format!("n{index}"))?;
+            node.keeper.clone_from(&options.keeper);
             std::fs::write(node.file("weft.toml"), &options.config)?;
             join(&underlay, &node.ns, index, &options)?;
             nodes.push(node);

@@ -24,6 +24,8 @@ pub struct Node {
     daemon: Option<Child>,
     expected: Vec<String>,
     flags: Vec<String>,
+    /// It runs under `weft-keeper` with these flags.
+    pub(crate) keeper: Option<Vec<&'static str>>,
 }
 
 impl Node {
@@ -35,7 +37,15 @@ impl Node {
             fs::create_dir(dir.path().join(sub))?;
         }
         fs::write(dir.path().join("weft.toml"), "")?;
-        Ok(Node { ns, name: name.to_owned(), dir, daemon: None, expected: Vec::new(), flags: Vec::new() })
+        Ok(Node {
+            ns,
+            name: name.to_owned(),
+            dir,
+            daemon: None,
+            expected: Vec::new(),
+            flags: Vec::new(),
+            keeper: None,
+        })
     }
 
     /// A file of the node: `weft.toml`, `cluster.toml`, `log`, `run/…`, `state/…`.
@@ -67,6 +77,20 @@ impl Node {
 
     /// The daemon with its flags, not started.
     pub fn weftd(&self) -> Command {
+        let args = self.weftd_args();
+        self.ns.command(&bin::path("weftd"), &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The daemon under its keeper, if it has one.
+    fn kept(&self) -> Command {
+        let Some(flags) = &self.keeper else { return self.weftd() };
+        let mut args: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        args.extend(["--".to_owned(), bin::path("weftd")]);
+        args.extend(self.weftd_args());
+        self.ns.command(&bin::path("weft-keeper"), &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn weftd_args(&self) -> Vec<String> {
         let path = |name| self.file(name).to_string_lossy().into_owned();
         let mut args = vec!["--config".to_owned(), path("weft.toml")];
         if self.file("cluster.toml").exists() {
@@ -76,15 +100,20 @@ impl Node {
         args.extend(["--run-dir".to_owned(), path("run"), "--state-dir".to_owned(), path("state")]);
         args.extend(["--socket".to_owned(), self.socket(), "--cni-socket".to_owned(), self.cni_socket()]);
         args.extend(self.flags.clone());
-        self.ns.command(&bin::path("weftd"), &args.iter().map(String::as_str).collect::<Vec<_>>())
+        args
     }
 
     /// Starts the daemon and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.file("log"))?;
-        let mut command = self.weftd();
+        let mut command = self.kept();
         command.stdout(Stdio::null()).stderr(log);
-        self.daemon = Some(command.spawn().context("starting weftd")?);
+        self.adopt(command.spawn().context("starting weftd")?)
+    }
+
+    /// Takes a daemon that was started otherwise, and waits until it is ready.
+    pub fn adopt(&mut self, daemon: Child) -> Result<()> {
+        self.daemon = Some(daemon);
         eventually(10, || {
             if let Some(status) = self.daemon.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 bail!("weftd ended: {status}\n{}", self.log());
@@ -96,9 +125,31 @@ impl Node {
         .with_context(|| format!("log of {}:\n{}", self.name, self.log()))
     }
 
-    /// Process id of the running daemon.
+    /// Process id of the running daemon. With a keeper it changes; 0: it is just being started.
     pub fn pid(&self) -> u32 {
-        self.daemon.as_ref().expect("weftd runs").id()
+        let child = self.daemon.as_ref().expect("weftd runs").id();
+        if self.keeper.is_none() {
+            return child;
+        }
+        let children = fs::read_to_string(format!("/proc/{child}/task/{child}/children"));
+        let children = children.unwrap_or_default();
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+    }
+
+    /// Process id of the keeper.
+    pub fn keeper_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the keeper runs").id()
+    }
+
+    /// Kills the daemon under its keeper, and waits for the next one.
+    pub fn kill_kept(&mut self) -> Result<()> {
+        let old = self.pid();
+        signal(old, Signal::KILL)?;
+        eventually(10, || {
+            ensure!(![0, old].contains(&self.pid()), "no new weftd");
+            ensure!(self.weft_json(&["status"])?["ready"] == true, "not ready");
+            Ok(())
+        })
     }
 
     /// Ends the daemon by SIGTERM; ports stay.
@@ -126,6 +177,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(50));
         }
         child.kill()?;
+        child.wait()?;
         bail!("weftd did not end within 5 s of {how:?}:\n{}", self.log())
     }
 

@@ -3,6 +3,7 @@
 //! Threads: the engine's; the watch's; the workers'; and the main one, which runs a tokio for both sockets and the
 //! signals. Ports outlive the process: their devices are persistent, and the next start attaches to them again.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use super::cni;
 use super::config::{Args, Config, LogFormat};
 use super::effects::host::{HostNetwork, record_path};
 use super::engine::{self, Handle, Job, Started};
+use super::holder::Holder;
+use super::pulse::Pulse;
 use super::report::Reporter;
 use super::serve::{self, Access};
 use super::state::PortRecord;
@@ -85,17 +88,23 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     ))
 }
 
-/// Runs the daemon until a signal ends it.
+/// Runs the daemon until a signal ends it. `inherited`: descriptors that the service manager held, by name.
 ///
 /// # Errors
 /// Why it cannot start, or the engine's end without a signal.
-pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
+pub fn run(
+    args: &Args,
+    config: Config,
+    log: &LogHandle,
+    inherited: Vec<(String, OwnedFd)>,
+) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run_dir)?;
     let access = access(&config)?;
     raise_descriptor_limit();
     let dataplane =
         DataplaneConfig { workers: workers(&config), spin_us: config.spin_us, ..DataplaneConfig::default() };
-    let Started { engine, jobs, handle, dataplane: plane } = engine::start(&config, &dataplane)?;
+    let Started { engine, jobs, handle, dataplane: plane } =
+        engine::start(&config, &dataplane, Holder::new(inherited))?;
     let engine = std::thread::Builder::new()
         .name("weft-engine".to_owned())
         .spawn(move || engine.run(&jobs))
@@ -107,7 +116,9 @@ pub fn run(args: &Args, config: Config, log: &LogHandle) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let reporter = Arc::new(Reporter::new(handle.clone(), Arc::clone(&plane), dataplane.workers));
-    let served = runtime.block_on(serve_until_signal(args, &config, access, log, &handle, reporter, &engine));
+    let pulse = Pulse::new(handle.clone(), Arc::clone(&plane));
+    let served =
+        runtime.block_on(serve_until_signal(args, &config, access, log, &handle, (reporter, pulse), &engine));
     let _ = notify("STOPPING=1");
     runtime.shutdown_background();
     drop(watch);
@@ -129,7 +140,7 @@ async fn serve_until_signal<T>(
     access: Access,
     log: &LogHandle,
     handle: &Handle,
-    reporter: Arc<Reporter>,
+    (reporter, pulse): (Arc<Reporter>, Pulse),
     engine: &std::thread::JoinHandle<T>,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -152,11 +163,14 @@ async fn serve_until_signal<T>(
         "ready"
     );
     let _ = notify("READY=1");
+    let pulse = pulse.run();
+    tokio::pin!(pulse);
     let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            () = &mut pulse => {}
             _ = hang_up.recv() => reload(args, config, log, handle),
             _ = look.tick() => if engine.is_finished() {
                 bail!("the engine ended by itself; see the log");

@@ -121,6 +121,8 @@ pub enum Job {
     },
     /// A second has passed: look at names of namespaces, at what could not be opened, at the firewall.
     Tick,
+    /// Say that the thread is alive.
+    Ping(oneshot::Sender<()>),
     /// The data plane has lost a port.
     Lost,
     /// Links or addresses of the host changed.

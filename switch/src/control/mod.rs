@@ -18,6 +18,8 @@ pub mod derive;
 pub mod effects;
 /// The engine thread and the handle that others use.
 pub mod engine;
+/// Descriptors that outlive the process.
+pub mod holder;
 /// Addresses of pods.
 pub mod ipam;
 /// Open devices, sockets, the host's network.
@@ -28,6 +30,8 @@ pub mod names;
 pub mod plan;
 /// Snapshots.
 pub mod publish;
+/// The sign of life for the service manager.
+pub mod pulse;
 /// What the API's readers are told.
 pub mod report;
 /// The control API.

@@ -131,6 +131,19 @@ impl Store {
         Ok((Store { ports, settings }, loaded))
     }
 
+    /// What both files hold, read from copies in memory: nothing is written, repaired on disk, or waited for. `None`
+    /// when a file is missing, of another boot or format, or damaged: [`Store::open`] deals with that.
+    pub fn peek(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Option<State> {
+        let mut state = State::default();
+        let files = [(run_dir.join("ports.redb"), Some(boot_id)), (state_dir.join("settings.redb"), None)];
+        for (path, boot_id) in files {
+            let bytes = fs::read(path).ok().filter(|bytes| !bytes.is_empty())?;
+            let copy = || read_copy(bytes, boot_id, &mut state);
+            catch_unwind(AssertUnwindSafe(copy)).ok()?.ok()?;
+        }
+        Some(state)
+    }
+
     /// Makes what is kept of `old` into what is to be kept of `new`.
     ///
     /// # Errors
@@ -235,7 +248,20 @@ fn read(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Databas
 }
 
 fn read_unguarded(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
-    let database = Database::create(path)?;
+    load(Database::create(path)?, boot_id, state)
+}
+
+/// As [`read`], from a copy of the file.
+fn read_copy(bytes: Vec<u8>, boot_id: Option<&str>, state: &mut State) -> Result<(), ReadError> {
+    use redb::StorageBackend;
+    let copy = redb::backends::InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64).map_err(ReadError::Io)?;
+    copy.write(0, &bytes).map_err(ReadError::Io)?;
+    load(Database::builder().create_with_backend(copy)?, boot_id, state).map(drop)
+}
+
+/// Puts what an open file holds into `state`; a new file gets its format.
+fn load(database: Database, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
     let begun = database.begin_read()?;
     match begun.open_table(META) {
         Err(redb::TableError::TableDoesNotExist(_)) => {

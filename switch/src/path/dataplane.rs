@@ -120,6 +120,8 @@ pub(super) struct Plane {
 pub(super) struct Post {
     pub(super) counters: Counters,
     pub(super) acknowledged: AtomicU64,
+    /// Another number after every round of the loop.
+    pub(super) beat: AtomicU64,
     pub(super) waker: mio::Waker,
     pub(super) questions: Mutex<Vec<Question>>,
 }
@@ -179,6 +181,7 @@ impl Dataplane {
         let post = Arc::new(Post {
             counters: Counters::new(),
             acknowledged: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
             waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
             questions: Mutex::default(),
         });
@@ -281,6 +284,15 @@ impl Dataplane {
         let deadline = Instant::now() + Duration::from_secs(1);
         let left = || deadline.saturating_duration_since(Instant::now());
         std::iter::from_fn(|| answers.recv_timeout(left()).ok()).flatten().collect()
+    }
+
+    /// One number for each worker, which is another one after every round of its loop, and wakes all of them: a worker
+    /// whose number is still the same a second later does not move.
+    pub fn beats(&self) -> Vec<u64> {
+        // Relaxed: only whether the number moves counts.
+        let beats = self.workers.iter().map(|worker| worker.post.beat.load(Ordering::Relaxed)).collect();
+        self.wake_all();
+        beats
     }
 
     /// Ports whose link was deleted, since the last call. Their descriptors are no longer watched.

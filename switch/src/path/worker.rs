@@ -132,6 +132,8 @@ impl Worker {
             let awake = !self.ready.is_empty() || self.spins();
             timeout = awake.then_some(Duration::ZERO);
             self.tick();
+            // Relaxed: see `Dataplane::beats`.
+            self.post.beat.store(u64::from(rounds), Ordering::Relaxed);
         }
         let Worker { snapshot, mut sources, poll, mut pool, .. } = self;
         sources.close(poll.registry(), &snapshot, &mut pool);

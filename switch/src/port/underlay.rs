@@ -47,18 +47,63 @@ struct Sockets {
     senders: Vec<UdpSocket>,
 }
 
+/// What a socket of an underlay is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketRole {
+    /// It receives, on the port that peers send to.
+    Receiver,
+    /// It sends: the number is what [`Underlay::sender_of`] gives.
+    Sender(u8),
+}
+
+/// A socket as it is to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketSpec {
+    /// What it is for.
+    pub role: SocketRole,
+    /// The address to bind; port 0: the kernel chooses.
+    pub addr: SocketAddr,
+    /// How it is made.
+    pub options: UdpOptions,
+}
+
+impl SocketSpec {
+    fn bind(&self) -> io::Result<UdpSocket> {
+        UdpSocket::bind(self.addr, &self.options)
+    }
+}
+
+impl UnderlayConfig {
+    /// The sockets that it takes.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketSpec> + use<> {
+        let port = self.port;
+        let families = [self.v4.map(IpAddr::from), self.v6.map(IpAddr::from)];
+        families.into_iter().flatten().flat_map(move |ip| {
+            let receiver = SocketSpec {
+                role: SocketRole::Receiver,
+                addr: SocketAddr::new(ip, port),
+                options: UdpOptions::default(),
+            };
+            let sender = move |number| SocketSpec {
+                role: SocketRole::Sender(number),
+                addr: SocketAddr::new(ip, 0),
+                options: UdpOptions { gro: false, ..UdpOptions::default() },
+            };
+            std::iter::once(receiver).chain((0..SENDERS as u8).map(sender))
+        })
+    }
+}
+
 impl Sockets {
-    fn open(ip: IpAddr, port: u16) -> io::Result<Self> {
-        let receiver = UdpSocket::bind(SocketAddr::new(ip, port), &UdpOptions::default())?;
-        let options = UdpOptions { gro: false, ..UdpOptions::default() };
-        let senders = (0..SENDERS)
-            .map(|_| {
-                let sender = UdpSocket::bind(SocketAddr::new(ip, 0), &options)?;
-                sender.stop_receiving()?;
-                Ok(sender)
-            })
-            .collect::<io::Result<_>>()?;
-        Ok(Sockets { receiver, senders })
+    fn collect(sockets: Vec<(SocketRole, UdpSocket)>) -> Option<Self> {
+        let (mut receiver, mut senders) = (None, Vec::new());
+        for (role, socket) in sockets {
+            match role {
+                SocketRole::Receiver => receiver = Some(socket),
+                SocketRole::Sender(_) => senders.push(socket),
+            }
+        }
+        Some(Sockets { receiver: receiver?, senders })
     }
 }
 
@@ -69,9 +114,42 @@ impl Underlay {
     /// Those of `bind(2)`: `AddrInUse` when another VXLAN device or daemon has the port, `AddrNotAvailable` when the
     /// address is not the node's.
     pub fn open(config: UnderlayConfig) -> io::Result<Self> {
-        let v4 = config.v4.map(|ip| Sockets::open(ip.into(), config.port)).transpose()?;
-        let v6 = config.v6.map(|ip| Sockets::open(ip.into(), config.port)).transpose()?;
+        Underlay::open_with(config, |_| None)
+    }
+
+    /// As [`Underlay::open`], with those sockets that `inherited` has already: they are not bound a second time.
+    ///
+    /// # Errors
+    /// As [`Underlay::open`].
+    pub fn open_with(
+        config: UnderlayConfig,
+        mut inherited: impl FnMut(&SocketSpec) -> Option<UdpSocket>,
+    ) -> io::Result<Self> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for spec in config.sockets() {
+            let socket = match inherited(&spec) {
+                Some(socket) => socket,
+                None => spec.bind()?,
+            };
+            if spec.role != SocketRole::Receiver {
+                socket.stop_receiving()?;
+            }
+            if spec.addr.is_ipv6() { &mut v6 } else { &mut v4 }.push((spec.role, socket));
+        }
+        let (v4, v6) = (Sockets::collect(v4), Sockets::collect(v6));
         Ok(Underlay { config, v4, v6, max_segments: udp::max_segments() })
+    }
+
+    /// All its sockets, what each is for, and whether it is IPv6's.
+    pub fn sockets(&self) -> impl Iterator<Item = (bool, SocketRole, &UdpSocket)> {
+        let families = [(false, &self.v4), (true, &self.v6)];
+        families.into_iter().filter_map(|(ipv6, family)| Some((ipv6, family.as_ref()?))).flat_map(
+            |(ipv6, sockets)| {
+                let senders = (0..).zip(&sockets.senders);
+                std::iter::once((ipv6, SocketRole::Receiver, &sockets.receiver))
+                    .chain(senders.map(move |(number, socket)| (ipv6, SocketRole::Sender(number), socket)))
+            },
+        )
     }
 
     /// What it is bound to.

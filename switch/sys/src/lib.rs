@@ -13,16 +13,20 @@
 //! - `sysctl`: `/proc/sys` of the current namespace
 //! - `pathid`: does a name in a directory still mean the same file
 //! - `machine`: CPUs, boot id, monotonic clock, host name
-//! - `notify`: the service manager's readiness protocol
+//! - `notify`: the service manager's protocol, both ends
+//! - `listen`: descriptors passed by the service manager
+//! - `process`: children that inherit descriptors, signals as a descriptor
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod cmsg;
 mod ioctl;
 pub mod link;
+pub mod listen;
 pub mod machine;
 pub mod netns;
 pub mod notify;
 pub mod pathid;
+pub mod process;
 pub mod seqpacket;
 pub mod sysctl;
 pub mod tun;

@@ -11,11 +11,13 @@
 //!   ([`UdpSocket::from_fd`]), never bound again.
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::cmsg;
+use crate::ioctl;
+use crate::netns::Netns;
 
 /// Most segments of one send (`UDP_MAX_SEGMENTS`, `linux/udp.h`); older kernels take [`MAX_SEGMENTS_OLD`].
 pub const MAX_SEGMENTS: usize = 128;
@@ -78,6 +80,10 @@ impl UdpSocket {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         let socket = Self { fd, ipv6: addr.is_ipv6() };
+        if socket.ipv6 {
+            // Refused once it is bound.
+            sockopt::set_ipv6_v6only(&socket.fd, true)?;
+        }
         socket.set_options(options)?;
         rustix::net::bind(&socket.fd, &addr)?;
         Ok(socket)
@@ -96,6 +102,37 @@ impl UdpSocket {
         }
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self { fd, ipv6: domain == AddressFamily::INET6 })
+    }
+
+    /// As [`UdpSocket::from_fd`] for a socket that should be what [`UdpSocket::bind`] makes of the same arguments in the
+    /// calling thread's namespace. Its options are set again: another version may have made it.
+    ///
+    /// # Errors
+    /// `InvalidInput` that says what it is instead, or those of the calls that ask it.
+    pub fn adopt(fd: OwnedFd, addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let other = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let socket = Self::from_fd(fd)?;
+        let bound = socket.local_addr()?;
+        let port_fits = bound.port() != 0 && (addr.port() == 0 || addr.port() == bound.port());
+        if bound.ip() != addr.ip() || !port_fits {
+            return other(format!("it is bound to {bound}, not to {addr}"));
+        }
+        if socket.netns()?.id()? != Netns::current()?.id()? {
+            return other("it belongs to another network namespace".to_owned());
+        }
+        socket.set_options(options)?;
+        Ok(socket)
+    }
+
+    /// The namespace that the socket lives in (`SIOCGSKNS`, `linux/sockios.h`).
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN over it.
+    pub fn netns(&self) -> io::Result<Netns> {
+        // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
+        let raw = unsafe { ioctl::by_value(self.fd.as_fd(), SIOCGSKNS, 0) }?;
+        // SAFETY: the kernel just made this descriptor for us; nothing else owns it.
+        Netns::from_fd(unsafe { OwnedFd::from_raw_fd(raw) })
     }
 
     /// Sends `bufs`, joined, to `dst`: as one datagram, or cut into datagrams of `segment` bytes (the last maybe
@@ -193,7 +230,6 @@ impl UdpSocket {
             set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
         if self.ipv6 {
-            sockopt::set_ipv6_v6only(fd, true)?;
             set_int(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
             set_int(fd, libc::SOL_IPV6, libc::IPV6_DONTFRAG, 0)?;
             sockopt::set_ipv6_recvtclass(fd, true)?;
@@ -239,6 +275,9 @@ pub fn max_segments() -> usize {
     };
     probe().map_or(MAX_SEGMENTS_OLD, |_| MAX_SEGMENTS)
 }
+
+/// `linux/sockios.h`; absent from the C library's headers.
+const SIOCGSKNS: libc::Ioctl = 0x894c;
 
 /// `linux/udp.h`; absent from the C library's headers.
 const UDP_NO_CHECK6_RX: libc::c_int = 102;

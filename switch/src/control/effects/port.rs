@@ -6,9 +6,10 @@
 //!   random name, so nobody finds a half-made `eth0`.
 //! - The descriptor keeps the device's namespace alive; who drops it last is [`destroy`] or [`close`], on a helper
 //!   thread, because closing blocks 16 to 20 ms.
-//! - [`reattach`] uses exactly the flags that the device was made with: other flags would change it silently.
+//! - [`adopt`] and [`reattach`] use exactly the flags that the device was made with: other flags would change it silently.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -189,6 +190,64 @@ pub fn reattach(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> 
         Ok((queues, link.index))
     })?;
     live(queues, index, netns)
+}
+
+/// Takes over descriptors of a device that an earlier run made with this spec: for each queue those that are offered,
+/// of which the first that is what it should be is used. `index` is the device's, if it is recorded.
+///
+/// # Errors
+/// What they are instead; all of them are closed then, at once: whoever held them still does, so that does not block.
+pub fn adopt(
+    spec: &TapSpec,
+    index: Option<u32>,
+    netns: &Netns,
+    offered: Vec<Vec<OwnedFd>>,
+) -> Result<LivePort, EffectError> {
+    let options = check(spec)?;
+    let id = netns.id().map_err(EffectError::io("identify namespace"))?;
+    let mut queues = Vec::new();
+    for one in offered {
+        let mut found = Err(EffectError::Invalid("a queue's descriptor is missing".into()));
+        let mut one = one.into_iter();
+        while let (Err(_), Some(fd)) = (&found, one.next()) {
+            found = verified(fd, spec, &options, id);
+        }
+        queues.push(found?);
+    }
+    let index = match index {
+        Some(index) => index,
+        None => {
+            let link = visit(netns, || Ok(Netlink::new()?.link_by_name(&spec.ifname)?))?;
+            link.ok_or_else(|| EffectError::Missing(spec.ifname.clone()))?.index
+        }
+    };
+    live(queues, index, netns)
+}
+
+/// A queue of the device that the spec means, or what it is instead.
+fn verified(fd: OwnedFd, spec: &TapSpec, options: &TapOptions, id: NsId) -> Result<Tap, EffectError> {
+    let tap = Tap::from_fd(fd, options)?;
+    let (name, _) = tap.name_and_flags()?;
+    let netns = tap.netns()?.id().map_err(EffectError::io("identify namespace"))?;
+    if name != spec.ifname || netns != id {
+        let message = format!("it is {name} of namespace {netns}, not {} of {id}", spec.ifname);
+        return Err(EffectError::Invalid(message));
+    }
+    Ok(tap)
+}
+
+/// Brings an adopted device's MTU and superframes in line with what the underlay allows now.
+///
+/// # Errors
+/// When the namespace or the link cannot be looked at.
+pub fn refit(spec: &TapSpec, netns: &Netns) -> Result<(), EffectError> {
+    visit(netns, || {
+        let mut netlink = Netlink::new()?;
+        if let Some(link) = netlink.link_by_name(&spec.ifname)? {
+            shrink(&mut netlink, &link, spec);
+        }
+        Ok(())
+    })
 }
 
 /// Brings the device from `old` to `new`: MTU, MAC, addresses, gateways, routes. Name, queues and offloads cannot

@@ -20,7 +20,7 @@ use crate::path::dataplane::Dataplane;
 use crate::table::{Epoch, Snapshot};
 
 /// How long a publication waits for the workers.
-const ACKNOWLEDGE: Duration = Duration::from_secs(1);
+pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 /// Every how many ticks the firewall is looked after.
 const FIREWALL_TICKS: u64 = 5;
 
@@ -46,10 +46,12 @@ impl Engine {
     /// Serves jobs until one says stop, or nobody is left to send any. What is open comes back, to be closed once the
     /// workers have ended.
     pub fn run(mut self, jobs: &mpsc::Receiver<Job>) -> Live {
-        for job in jobs {
+        while let Some(job) = self.next(jobs) {
             match job {
                 Job::Edit { what, edit, finish, hang_up } => self.edit(what, edit, finish, hang_up),
                 Job::Tick => self.tick(),
+                // Whoever asked may have gone.
+                Job::Ping(answer) => drop(answer.send(())),
                 Job::Lost => self.lost(),
                 Job::Network => self.network(),
                 Job::Cluster(cluster) => self.cluster(cluster),
@@ -58,6 +60,21 @@ impl Engine {
             }
         }
         self.live
+    }
+
+    /// The next job. While none waits, what the start has put off is done, a bit at a time.
+    fn next(&mut self, jobs: &mpsc::Receiver<Job>) -> Option<Job> {
+        loop {
+            match jobs.try_recv() {
+                Ok(job) => return Some(job),
+                Err(mpsc::TryRecvError::Disconnected) => return None,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            let state = Arc::clone(&self.state);
+            if !self.live.refit_one(&state) {
+                return jobs.recv().ok();
+            }
+        }
     }
 
     fn edit(&mut self, what: &'static str, edit: super::Edit, finish: super::Finish, hang_up: HangUp) {
@@ -237,6 +254,7 @@ impl Engine {
 
     fn tick(&mut self) {
         self.ticks += 1;
+        self.live.catch_up();
         self.lost();
         let ended = self.live.ended();
         if !ended.is_empty() {

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
-use super::run::{Engine, amend, network_of};
+use super::run::{ACKNOWLEDGE, Engine, amend, network_of};
 use super::{Handle, Job, queue, unix_now};
 use crate::control::cluster::{self, Cluster};
 use crate::control::config::Config;
 use crate::control::derive;
 use crate::control::effects::EffectError;
+use crate::control::holder::Holder;
 use crate::control::live::{Live, Return};
 use crate::control::publish::Publisher;
 use crate::control::state::State;
@@ -71,25 +73,34 @@ pub fn configured_cluster(config: &Config) -> Result<Option<Cluster>, String> {
     there.then(|| read_cluster(&config.cluster)).transpose()
 }
 
-/// Brings everything up that was there before, and what the configuration adds. Afterwards frames flow.
+/// Brings everything up that was there before, and what the configuration adds. Afterwards frames flow. `holder` has
+/// what was held while no daemon ran.
 ///
 /// # Errors
 /// When the daemon cannot be of use: bad cluster file, directories that cannot be written to. What can mend itself (an
 /// underlay address that is not there yet) is logged, shown, and tried again.
-pub fn start(config: &Config, dataplane: &DataplaneConfig) -> Result<Started, StartError> {
+pub fn start(config: &Config, dataplane: &DataplaneConfig, holder: Holder) -> Result<Started, StartError> {
+    let begun = Instant::now();
     let io = |what| move |source| StartError::Io { what, source };
     let boot_id = weft_sys::machine::boot_id().map_err(io("read the boot id"))?;
-    let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
-    let stored = loaded.state;
-    let cluster = configured_cluster(config).map_err(StartError::Cluster)?;
-    let network = network_of(config, cluster.as_ref()).map_err(StartError::Cluster)?;
-
     let (handle, jobs) = queue();
     let mut settings = dataplane.clone();
     let notify = handle.clone();
     // A full queue is no harm: the next tick looks, too.
     settings.notify = Some(Arc::new(move || drop(notify.send(Job::Lost))));
+    // First, so that the workers make their tables meanwhile.
     let dataplane = Arc::new(Dataplane::start(&settings).map_err(io("start the workers"))?);
+
+    // Opening the files for writing after a crash waits for the disk, often.
+    let (stored, opened) = match Store::peek(&config.run_dir, &config.state_dir, &boot_id) {
+        Some(stored) => (stored, None),
+        None => {
+            let (store, mut loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
+            (std::mem::take(&mut loaded.state), Some((store, loaded.damaged)))
+        }
+    };
+    let cluster = configured_cluster(config).map_err(StartError::Cluster)?;
+    let network = network_of(config, cluster.as_ref()).map_err(StartError::Cluster)?;
 
     let mut state = stored.clone();
     let displaced = derive::apply(&mut state, config, network, unix_now());
@@ -99,54 +110,70 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig) -> Result<Started, St
     for what in state.drop_dangling(unix_now()) {
         tracing::warn!(what, "refers to something that is no longer there; removed");
     }
-    let mut live = Live::new(&config.state_dir, config.internal.as_deref())?;
+    let mut live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
+    live.refuse_unwanted(&state);
     let state = take_up(&mut live, state);
     live.start_underlays(&state);
-    store.write(&stored, &state)?;
 
+    let mut publisher = Publisher::default();
+    let snapshot = publisher.build(&state, &live.devices(), 0)?;
+    // Pods talk again from here on; all that follows takes programs, the disk, and time.
+    let epoch = snapshot.epoch;
+    dataplane.publish(Arc::clone(&snapshot));
+    if !dataplane.wait(epoch, ACKNOWLEDGE) {
+        tracing::error!("a worker has not taken up the stored state within a second");
+    }
+    let ms = begun.elapsed().as_secs_f64() * 1e3;
+    tracing::info!(ms, ports = live.devices().taps.len(), held = live.adopted(), "forwarding");
+
+    let (store, damaged, written) = match opened {
+        Some((store, damaged)) => (store, damaged, stored),
+        None => {
+            let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
+            (store, loaded.damaged, loaded.state)
+        }
+    };
+    store.write(&written, &state)?;
+    live.settle();
+    live.start_host_network(&state);
     let mut engine = Engine {
         config: config.clone(),
         state: Arc::new(state),
         live,
         store,
-        publisher: Publisher::default(),
-        shown: Arc::default(),
+        publisher,
+        shown: snapshot,
         dataplane: Arc::clone(&dataplane),
         view: Arc::clone(&handle.view),
         cluster,
         cluster_error: None,
-        lasting: loaded.damaged,
+        lasting: damaged,
         ticks: 0,
     };
-    let devices = engine.live.devices();
-    engine.publisher.build(&Arc::clone(&engine.state), &devices, 0)?;
-    // Pods talk again from here on; the host's network and firewall take programs and time.
-    engine.publish();
-    let state = Arc::clone(&engine.state);
-    engine.live.start_host_network(&state);
     engine.show();
     Ok(Started { engine, jobs, handle, dataplane })
 }
 
-/// Attaches to the devices of the last run, and makes those that the configuration alone asks for.
+/// Takes up the devices of the last run, and makes those that the configuration alone asks for.
 fn take_up(live: &mut Live, mut state: State) -> State {
     let mut opened = Vec::new();
-    let records: Vec<_> = state.ports.values().cloned().collect();
-    let (mut back, mut gone, mut lost) = (0, 0, 0);
-    for record in records {
-        let name = record.spec.name.as_str();
-        if record.spec.kind == weft_api::PortKind::Vxlan {
-            continue;
-        }
+    let mut rest = Vec::new();
+    for record in state.ports.values().filter(|record| record.spec.kind != weft_api::PortKind::Vxlan) {
         if record.lost.is_some() {
-            live.watch(&record);
+            live.watch(record);
             continue;
         }
+        match live.adopt(&state, record) {
+            Some(found) => opened.push(found),
+            None => rest.push(Arc::clone(record)),
+        }
+    }
+    live.let_go_of_refused();
+    let (mut gone, mut lost) = (0, 0);
+    for record in rest {
+        let name = record.spec.name.as_str();
         match live.reattach(&state, &record) {
-            Return::Back(found) => {
-                back += 1;
-                opened.push(found);
-            }
+            Return::Back(found) => opened.push(found),
             Return::Gone => {
                 gone += 1;
                 tracing::info!(port = name, "its namespace is gone; removed");
@@ -160,6 +187,6 @@ fn take_up(live: &mut Live, mut state: State) -> State {
             }
         }
     }
-    tracing::info!(back, gone, lost, "ports");
+    tracing::info!(back = opened.len(), gone, lost, "ports");
     amend(&state, &opened)
 }

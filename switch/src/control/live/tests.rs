@@ -23,7 +23,7 @@ fn a_refused_change_of_the_hosts_network_leaves_the_old_one() {
     let netns = namespace();
     let refused = netns.run(|| {
         let old = host();
-        let mut live = Live::new(directory.path(), Some("weft0")).unwrap();
+        let mut live = Live::new(directory.path(), Some("weft0"), Holder::default()).unwrap();
         let _device = port::create(&old.tap(), &Netns::current().unwrap()).unwrap();
         live.set_host(None, Some(&old)).unwrap();
         sh("ip route add 10.99.0.0/16 dev lo");
@@ -59,13 +59,13 @@ fn a_network_that_is_no_longer_wanted_goes_at_the_next_start() {
     };
     let looked = namespace().run(|| {
         let before = dump();
-        let mut live = Live::new(directory.path(), Some("weft0")).unwrap();
+        let mut live = Live::new(directory.path(), Some("weft0"), Holder::default()).unwrap();
         let device = port::create(&host().tap(), &Netns::current().unwrap()).unwrap();
         live.set_host(None, Some(&host())).unwrap();
         drop(device);
         live.close();
         assert_ne!(dump(), before);
-        Live::new(directory.path(), None).unwrap().start_host_network(&State::default());
+        Live::new(directory.path(), None, Holder::default()).unwrap().start_host_network(&State::default());
         assert_eq!(dump(), before);
     });
     looked.unwrap();

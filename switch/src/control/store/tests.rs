@@ -49,6 +49,31 @@ fn what_was_written_returns() {
 }
 
 #[test]
+fn a_peek_sees_what_a_killed_daemon_left_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let peek = |at: &Path, boot| Store::peek(&at.join("run"), &at.join("lib"), boot);
+    assert_eq!(peek(dir.path(), "boot-1"), None);
+    let state = busy_state();
+    let (store, _) = open(dir.path());
+    store.write(&State::default(), &state).unwrap();
+    // As kill -9 leaves them: open, never closed.
+    let killed = tempfile::tempdir().unwrap();
+    let mut before = Vec::new();
+    for (folder, file) in [("run", "ports.redb"), ("lib", "settings.redb")] {
+        fs::create_dir(killed.path().join(folder)).unwrap();
+        let copy = killed.path().join(folder).join(file);
+        fs::copy(dir.path().join(folder).join(file), &copy).unwrap();
+        before.push((fs::read(&copy).unwrap(), copy));
+    }
+    assert_eq!(peek(killed.path(), "boot-1"), Some(kept(&state)));
+    assert_eq!(peek(killed.path(), "boot-2"), None);
+    assert!(before.iter().all(|(bytes, path)| fs::read(path).unwrap() == *bytes));
+    assert_eq!(open(killed.path()).1.state, kept(&state));
+    fs::write(&before[1].1, [0x5a; 4096]).unwrap();
+    assert_eq!(peek(killed.path(), "boot-1"), None);
+}
+
+#[test]
 fn a_boot_ends_pods_not_settings() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());

@@ -1,0 +1,189 @@
+//! Descriptors that outlive the process: a dup of every TAP queue and underlay socket lies with the service manager
+//! (systemd's descriptor store, or `weft-keeper`, which speaks the same protocol), and comes back at the next start.
+//!
+//! While such a dup is open the pod's device keeps its carrier and its queued packets, and the socket its datagrams;
+//! nothing is attached or bound a second time. What comes back is only an offer: whoever wants it by its name checks
+//! what it is. Without a manager, or after a loss, devices are attached to by name and sockets bound.
+//!
+//! Invariant: a name is held for at most one device of ours, and a device that ends is let go of before it is closed:
+//! a forgotten dup would keep its namespace alive for ever.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use weft_sys::notify::{barrier, is_managed, notify_with_fds};
+
+use super::publish::Devices;
+use crate::port::underlay::SocketRole;
+use crate::port::{TapDevice, Underlay};
+
+/// How long the manager may take to close what it was told to let go of.
+const CLOSING: Duration = Duration::from_millis(300);
+
+/// What the manager holds for this process.
+#[derive(Debug, Default)]
+pub struct Holder {
+    /// Of the last run, not asked for yet.
+    offered: BTreeMap<String, Vec<OwnedFd>>,
+    held: BTreeMap<String, Of>,
+    /// The manager did not take a message: the rest waits for the next occasion.
+    behind: bool,
+    /// That was said already.
+    deaf: bool,
+}
+
+/// Whose descriptor a name stands for. A weak reference keeps the number of the allocation, not the device.
+#[derive(Clone, Debug)]
+enum Of {
+    Tap(Weak<TapDevice>),
+    Underlay(Weak<Underlay>),
+    /// What the last run left and nobody has asked for.
+    Nobody,
+}
+
+impl Of {
+    fn is(&self, other: &Of) -> bool {
+        match (self, other) {
+            (Of::Tap(a), Of::Tap(b)) => a.ptr_eq(b),
+            (Of::Underlay(a), Of::Underlay(b)) => a.ptr_eq(b),
+            _ => false,
+        }
+    }
+}
+
+/// The name under which a queue of a port is held.
+pub fn tap_name(port: &str, queue: usize) -> String {
+    format!("tap-{port}-{queue}")
+}
+
+/// The name under which a socket of the underlay on UDP port `port` is held.
+pub fn socket_name(port: u16, ipv6: bool, role: SocketRole) -> String {
+    let family = if ipv6 { "udp6" } else { "udp4" };
+    match role {
+        SocketRole::Receiver => format!("{family}-rx-{port}"),
+        SocketRole::Sender(number) => format!("{family}-tx-{port}-{number}"),
+    }
+}
+
+impl Holder {
+    /// Starts with what was passed to this process.
+    pub fn new(inherited: Vec<(String, OwnedFd)>) -> Self {
+        let mut holder = Holder::default();
+        for (name, fd) in inherited {
+            holder.held.insert(name.clone(), Of::Nobody);
+            holder.offered.entry(name).or_default().push(fd);
+        }
+        holder
+    }
+
+    /// Descriptors of the last run by name: several when a manager holds more than one under it.
+    pub fn take(&mut self, name: &str) -> Vec<OwnedFd> {
+        self.offered.remove(name).unwrap_or_default()
+    }
+
+    /// Lets go of offers whose name `wanted` denies, and waits until the manager has closed them: until then addresses
+    /// and devices are taken.
+    pub fn refuse(&mut self, wanted: impl Fn(&str) -> bool) {
+        let names: Vec<String> = self.offered.keys().filter(|name| !wanted(name)).cloned().collect();
+        let closing: Vec<OwnedFd> = names.iter().flat_map(|name| self.take(name)).collect();
+        if closing.is_empty() {
+            return;
+        }
+        tracing::info!(count = closing.len(), "held descriptors are not wanted any more; closed");
+        // The manager still has them, so this does not block.
+        drop(closing);
+        self.let_go(&names);
+    }
+
+    /// Lets the manager close what it holds under these names, and waits until it has.
+    pub fn let_go(&mut self, names: &[String]) {
+        let mut told = false;
+        for name in names {
+            told |= self.held.contains_key(name) && self.tell_removed(name);
+        }
+        if told {
+            // Without the wait, at worst an attachment or a bind fails and is tried again later.
+            let _ = barrier(CLOSING);
+        }
+    }
+
+    /// Makes what the manager holds equal to what is open: what went is let go of, what is new is held.
+    pub fn sync(&mut self, devices: &Devices) {
+        if !is_managed() {
+            return;
+        }
+        self.behind = false;
+        let wanted = wanted(devices);
+        let stays = |(name, of): (&String, &Of)| wanted.get(name).is_some_and(|(is, _)| of.is(is));
+        let gone = self.held.iter().filter(|held| !stays(*held)).map(|(name, _)| name.clone());
+        for name in gone.collect::<Vec<_>>() {
+            self.tell_removed(&name);
+        }
+        for (name, (of, fd)) in wanted {
+            if self.held.contains_key(&name) || self.behind {
+                continue;
+            }
+            match notify_with_fds(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd]) {
+                Ok(_) => drop(self.held.insert(name, of)),
+                Err(error) => self.fall_behind(&error),
+            }
+        }
+        self.deaf &= self.behind;
+    }
+
+    /// True if the manager is to be told again.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// A descriptor that came back is in use, as it was: it need not be sent again.
+    pub fn keeps_tap(&mut self, name: String, device: &Arc<TapDevice>) {
+        self.held.insert(name, Of::Tap(Arc::downgrade(device)));
+    }
+
+    /// As [`Holder::keeps_tap`], for a socket.
+    pub fn keeps_socket(&mut self, name: String, underlay: &Arc<Underlay>) {
+        self.held.insert(name, Of::Underlay(Arc::downgrade(underlay)));
+    }
+
+    fn tell_removed(&mut self, name: &str) -> bool {
+        if self.behind {
+            return false;
+        }
+        match notify_with_fds(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
+            Ok(_) => self.held.remove(name).is_some(),
+            Err(error) => {
+                self.fall_behind(&error);
+                false
+            }
+        }
+    }
+
+    /// One failure is enough for now: each may have taken its full time.
+    fn fall_behind(&mut self, error: &io::Error) {
+        self.behind = true;
+        if !std::mem::replace(&mut self.deaf, true) {
+            tracing::info!(%error, "the service manager takes no descriptors; tried again every second");
+        }
+    }
+}
+
+/// Everything that is open, by the name under which it is to be held.
+fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
+    let mut all = BTreeMap::new();
+    for (port, device) in &devices.taps {
+        for (number, queue) in device.queues().iter().enumerate().filter(|_| !device.is_lost()) {
+            all.insert(tap_name(port, number), (Of::Tap(Arc::downgrade(device)), queue.as_fd()));
+        }
+    }
+    for (port, underlay) in &devices.underlays {
+        for (ipv6, role, socket) in underlay.sockets() {
+            let of = Of::Underlay(Arc::downgrade(underlay));
+            all.insert(socket_name(*port, ipv6, role), (of, socket.as_fd()));
+        }
+    }
+    all
+}
