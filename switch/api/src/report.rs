@@ -28,6 +28,9 @@ pub struct Status {
     pub epoch: u64,
     /// Number of worker threads.
     pub workers: usize,
+    /// As [`Stats::worker_busy_permille`].
+    #[serde(default)]
+    pub worker_busy_permille: Vec<u64>,
     /// Number of ports.
     pub ports: usize,
     /// Overlay MTU in use, in bytes.
@@ -116,8 +119,12 @@ pub struct NeighbourEntry {
     pub mac: MacAddr,
     /// The port it is behind.
     pub port: String,
-    /// Who made it.
-    pub owner: Owner,
+    /// Who made it; absent: the switch learned it.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// Seconds since a learned one was last heard; 0 for others.
+    #[serde(default)]
+    pub age_seconds: u64,
 }
 
 /// A peer of the tunnel.
@@ -149,6 +156,9 @@ pub struct TunnelEntry {
     pub rx_packets: u64,
     /// Inner bytes received.
     pub rx_bytes: u64,
+    /// What became of those that were dropped, by [`weft_encap::Reason::name`].
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
     /// Seconds since the last packet from it; absent: never.
     pub last_heard_seconds: Option<u64>,
 }
@@ -178,8 +188,8 @@ pub struct Stats {
     pub totals: BTreeMap<String, u64>,
     /// Drops by reason: name, sentence, count. Only reasons that occurred.
     pub drops: Vec<DropCount>,
-    /// Busy share of each worker over the last second, 0.0 to 1.0, in thousandths.
-    /// Empty: not measured.
+    /// CPU time of each worker over the last second or so, the time in which it looked on for more included, in
+    /// thousandths of one CPU. Empty: not known (yet).
     pub worker_busy_permille: Vec<u64>,
 }
 
@@ -192,6 +202,9 @@ pub struct DropCount {
     pub about: String,
     /// Where they came from, when it can be told: port names with counts.
     pub ports: BTreeMap<String, u64>,
+    /// The same for peers of tunnels (`address/VNI`, `address/port` of a segment), as long as they are peers.
+    #[serde(default)]
+    pub peers: BTreeMap<String, u64>,
     /// How many.
     pub count: u64,
 }

@@ -43,6 +43,11 @@ pub(crate) fn or_dash<T: Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
+/// A share in thousandths as `1.5 %`.
+pub(crate) fn permille(share: &u64) -> String {
+    format!("{}.{} %", share / 10, share % 10)
+}
+
 /// A span of seconds in at most two units: `2d 3h`, `5m 1s`.
 pub(crate) fn span(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];

@@ -90,7 +90,7 @@ fn serve(stream: UnixStream, answers: &Mutex<BTreeMap<String, (u16, String)>>, p
 /// The status of a daemon that is ready.
 pub(crate) const STATUS: &str = r#"{
     "version": "0.1.0", "node": "n1", "pid": 4321, "uptime_seconds": 3725, "ready": true, "epoch": 17,
-    "workers": 2, "ports": 3, "overlay_mtu": 1450,
+    "workers": 2, "worker_busy_permille": [15, 1000], "ports": 3, "overlay_mtu": 1450,
     "cluster": {"file": "/etc/weft/cluster.toml", "nodes": 2, "error": null},
     "pools": [
         {"cidr": "10.244.0.0/24", "used": 2, "free": 251},

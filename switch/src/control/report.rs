@@ -52,6 +52,7 @@ impl Source for Reporter {
             ready: view.ready,
             epoch: view.epoch,
             workers: self.workers,
+            worker_busy_permille: self.dataplane.load_permille(),
             ports: view.state.ports.len(),
             overlay_mtu: view.state.node.overlay_mtu(),
             cluster: view.cluster.clone(),
@@ -148,7 +149,7 @@ impl Source for Reporter {
     }
 
     fn neighbours(&self) -> Vec<NeighbourEntry> {
-        routing::neighbours(&self.handle.view().state)
+        routing::neighbours(&self.handle.view(), &self.dataplane)
     }
 
     fn tunnels(&self) -> Vec<TunnelEntry> {
@@ -175,6 +176,7 @@ impl Source for Reporter {
                 reason: reason.name().to_owned(),
                 about: reason.about().to_owned(),
                 ports: BTreeMap::new(),
+                peers: BTreeMap::new(),
                 count: 0,
             });
             entry.count += count;
@@ -193,10 +195,22 @@ impl Source for Reporter {
         for (reason, count) in self.dataplane.tunnel_drops().iter().filter(|(_, count)| *count > 0) {
             add(reason, None, count);
         }
+        // Among those of the tunnels already.
+        for (key, slot) in &view.peers {
+            for (reason, count) in self.dataplane.peer_counters(*slot).drops.iter() {
+                if let Some(entry) = drops.get_mut(&reason) {
+                    *entry.peers.entry(peer_name(key)).or_default() += count;
+                }
+            }
+        }
         totals.insert("frames".into(), frames);
         totals.insert("bytes".into(), bytes);
         totals.insert("learned".into(), self.dataplane.learned().len() as u64);
-        Stats { totals, drops: drops.into_values().collect(), worker_busy_permille: Vec::new() }
+        Stats {
+            totals,
+            drops: drops.into_values().collect(),
+            worker_busy_permille: self.dataplane.load_permille(),
+        }
     }
 
     fn transact(&self, wanted: Transaction) -> Pin<Box<dyn Future<Output = TransactionResult> + Send>> {
@@ -230,11 +244,14 @@ impl<'a> Names<'a> {
     }
 
     fn peer(&self, slot: PeerSlot) -> String {
-        match self.peers.get(&slot) {
-            Some(PeerKey::Routed { remote, vni, .. }) => format!("{remote}/{vni}"),
-            Some(PeerKey::Segment { port, remote }) => format!("{remote}/{port}"),
-            None => format!("peer #{}", slot.0),
-        }
+        self.peers.get(&slot).map_or_else(|| format!("peer #{}", slot.0), |key| peer_name(key))
+    }
+}
+
+fn peer_name(key: &PeerKey) -> String {
+    match key {
+        PeerKey::Routed { remote, vni, .. } => format!("{remote}/{vni}"),
+        PeerKey::Segment { port, remote } => format!("{remote}/{port}"),
     }
 }
 

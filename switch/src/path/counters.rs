@@ -86,8 +86,8 @@ struct PeerRow {
     rx_bytes: AtomicU64,
     tx_frames: AtomicU64,
     tx_bytes: AtomicU64,
-    drops: AtomicU64,
     last_heard_ns: AtomicU64,
+    drops: [AtomicU64; Reason::COUNT],
 }
 
 /// What belongs to no port.
@@ -122,7 +122,7 @@ impl Counters {
         match ingress {
             Ingress::Port(slot) => bump(&self.ports[slot.index()].drops[reason as usize], 1),
             Ingress::Peer(slot) => {
-                bump(&self.peers[slot.index()].drops, 1);
+                bump(&self.peers[slot.index()].drops[reason as usize], 1);
                 self.drop_tunnel(reason);
             }
         }
@@ -203,12 +203,14 @@ impl Counters {
     /// A peer's row, by value.
     pub fn peer(&self, slot: PeerSlot) -> PeerCounters {
         let Some(row) = self.peers.get(slot.index()) else { return PeerCounters::default() };
+        let mut drops = Drops::default();
+        drops.add_row(&row.drops);
         PeerCounters {
             rx_frames: get(&row.rx_frames),
             rx_bytes: get(&row.rx_bytes),
             tx_frames: get(&row.tx_frames),
             tx_bytes: get(&row.tx_bytes),
-            drops: get(&row.drops),
+            drops,
             last_heard_ns: get(&row.last_heard_ns),
         }
     }
@@ -322,8 +324,8 @@ pub struct PeerCounters {
     pub tx_frames: u64,
     /// Bytes of their inner frames.
     pub tx_bytes: u64,
-    /// Frames from the peer that were dropped.
-    pub drops: u64,
+    /// What became of frames from the peer that were dropped.
+    pub drops: Drops,
     /// When the peer was last heard, ns of the monotonic clock; 0: never.
     pub last_heard_ns: u64,
 }
@@ -335,7 +337,7 @@ impl PeerCounters {
         self.rx_bytes += other.rx_bytes;
         self.tx_frames += other.tx_frames;
         self.tx_bytes += other.tx_bytes;
-        self.drops += other.drops;
+        self.drops.merge(&other.drops);
         self.last_heard_ns = self.last_heard_ns.max(other.last_heard_ns);
     }
 
@@ -345,7 +347,7 @@ impl PeerCounters {
         self.rx_bytes = self.rx_bytes.saturating_sub(base.rx_bytes);
         self.tx_frames = self.tx_frames.saturating_sub(base.tx_frames);
         self.tx_bytes = self.tx_bytes.saturating_sub(base.tx_bytes);
-        self.drops = self.drops.saturating_sub(base.drops);
+        self.drops.subtract(&base.drops);
         if self.last_heard_ns == base.last_heard_ns {
             self.last_heard_ns = 0;
         }
@@ -410,7 +412,7 @@ mod tests {
         assert_eq!(sum.drops.iter().collect::<Vec<_>>(), [(Reason::Runt, 1)]);
         sum.merge(&counters.port(port));
         assert_eq!(sum.since(&counters.port(port)), counters.port(port));
-        assert_eq!(counters.peer(peer).drops, 1);
+        assert_eq!(counters.peer(peer).drops.iter().collect::<Vec<_>>(), [(Reason::BadChecksum, 1)]);
         assert_eq!(counters.peer(peer).last_heard_ns, 7);
         assert_eq!(counters.tunnel_drops().sum(), 2);
         assert_eq!(Totals::sum([&counters, &counters]).get(Total::Wakeups), 10);

@@ -19,6 +19,8 @@ use weft_sys::machine::monotonic_ns;
 
 use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
 use super::fdb::LearnedMac;
+use super::load::Load;
+use super::neighbour::LearnedNeighbour;
 use super::shared::{FlowDump, Settings, Shared};
 use super::{process, worker};
 use crate::table::{BridgeSlot, Epoch, Generation, PeerSlot, PortSlot, Snapshot};
@@ -87,6 +89,7 @@ pub struct Dataplane {
     retired: Mutex<Vec<Arc<Snapshot>>>,
     reaper: Option<(mpsc::Sender<Arc<Snapshot>>, JoinHandle<()>)>,
     base: Mutex<Bases>,
+    load: Mutex<Load>,
 }
 
 /// What counters stood at when their slot was given to its present owner.
@@ -160,6 +163,7 @@ impl Dataplane {
             retired: Mutex::default(),
             reaper: Some((sender, reaper)),
             base: Mutex::default(),
+            load: Mutex::default(),
         };
         for id in 0..config.workers.max(1) {
             // On an error the handle's drop stops those that run.
@@ -261,6 +265,23 @@ impl Dataplane {
     /// The learned stations.
     pub fn learned(&self) -> Vec<LearnedMac> {
         self.tables.fdb.dump(process::seconds(monotonic_ns()))
+    }
+
+    /// The learned neighbours.
+    pub fn learned_neighbours(&self) -> Vec<LearnedNeighbour> {
+        self.tables.neighbours.dump(process::seconds(monotonic_ns()))
+    }
+
+    /// Looks how much CPU time the workers have used since the last call; to be called every second.
+    pub fn look_at_load(&self) {
+        let cpu = self.workers.iter().map(|worker| weft_sys::thread::cpu_ns(&worker.thread)).collect();
+        lock(&self.load).look(monotonic_ns(), cpu);
+    }
+
+    /// Each worker's share of a CPU between the last two calls of [`Self::look_at_load`], its spin included, in
+    /// thousandths; empty: not known (yet).
+    pub fn load_permille(&self) -> Vec<u64> {
+        lock(&self.load).permille()
     }
 
     /// Forgets learned stations of a bridge: all, those behind a port, or one. Says how many.

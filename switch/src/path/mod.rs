@@ -7,6 +7,7 @@ mod guard;
 mod hit;
 mod l2;
 mod limit;
+mod load;
 mod miss;
 mod origin;
 mod punt;

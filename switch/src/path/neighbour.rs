@@ -35,6 +35,21 @@ pub struct Learned {
     pub stale: bool,
 }
 
+/// A learned neighbour, for reports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LearnedNeighbour {
+    /// Its bridge.
+    pub bridge: BridgeSlot,
+    /// Its address.
+    pub ip: IpAddr,
+    /// The port it was heard on.
+    pub port: PortSlot,
+    /// Its station.
+    pub mac: MacAddr,
+    /// Seconds since it was last heard, below [`EXPIRE_SECONDS`].
+    pub age_seconds: u32,
+}
+
 /// Learned neighbours of all bridges.
 #[derive(Debug, Default)]
 pub struct Neighbours {
@@ -94,6 +109,21 @@ impl Neighbours {
         let age = now.saturating_sub(entry.heard);
         let stale = age >= STALE_SECONDS;
         (age < EXPIRE_SECONDS).then_some(Learned { port: entry.port, mac: entry.mac, stale })
+    }
+
+    /// All that have not expired at `now` (seconds): at most [`MAX_PER_BRIDGE`] for each bridge, in no order.
+    pub fn dump(&self, now: u32) -> Vec<LearnedNeighbour> {
+        let bridges = self.lock();
+        let all = bridges.iter().flat_map(|(bridge, of)| of.known.iter().map(move |known| (*bridge, known)));
+        all.map(|(bridge, (ip, entry))| LearnedNeighbour {
+            bridge,
+            ip: *ip,
+            port: entry.port,
+            mac: entry.mac,
+            age_seconds: now.saturating_sub(entry.heard),
+        })
+        .filter(|neighbour| neighbour.age_seconds < EXPIRE_SECONDS)
+        .collect()
     }
 
     /// True when it is time to ask for `ip`; notes that it was asked for.
@@ -168,6 +198,8 @@ mod tests {
         table.learn(BRIDGE, ip, port, mac, 2);
         assert_eq!(table.find(BRIDGE, ip, 2), Some(Learned { port, mac, stale: false }));
         assert!(table.find(BRIDGE, ip, 62).unwrap().stale);
+        assert_eq!(table.dump(62), [LearnedNeighbour { bridge: BRIDGE, ip, port, mac, age_seconds: 60 }]);
+        assert_eq!(table.dump(182), []);
         let before = table.generation();
         table.age(62, |_, _| true);
         assert_ne!(table.generation(), before);
@@ -184,7 +216,7 @@ mod tests {
                 table.learn(BRIDGE, ip, PortSlot(1), MacAddr([2, 0, 0, 0, 0, 1]), n / 100);
             }
         }
-        assert_eq!(table.lock()[&BRIDGE].known.len(), MAX_PER_BRIDGE);
+        assert_eq!(table.dump(50).len(), MAX_PER_BRIDGE);
         let asked =
             (0..5000u32).filter(|n| table.may_ask(BRIDGE, IpAddr::from((*n).to_be_bytes()), 99)).count();
         assert!(asked <= MAX_ASKED);

@@ -16,6 +16,7 @@
 //! - `notify`: the service manager's protocol, both ends
 //! - `listen`: descriptors passed by the service manager
 //! - `process`: children that inherit descriptors, signals as a descriptor
+//! - `thread`: what a thread costs
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod cmsg;
@@ -29,6 +30,7 @@ pub mod pathid;
 pub mod process;
 pub mod seqpacket;
 pub mod sysctl;
+pub mod thread;
 pub mod tun;
 pub mod udp;
 

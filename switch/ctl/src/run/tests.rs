@@ -44,15 +44,16 @@ const ROUTES: &str = r#"[
 ]"#;
 
 const NEIGHBOURS: &str = r#"[
-    {"bridge": "br0", "ip": "10.244.0.5", "mac": "02:00:00:00:00:05", "port": "shop-web", "owner": "cni"}
+    {"bridge": "br0", "ip": "10.244.0.5", "mac": "02:00:00:00:00:05", "port": "shop-web", "owner": "cni", "age_seconds": 0},
+    {"bridge": "br0", "ip": "10.244.0.77", "mac": "02:00:00:00:00:77", "port": "shop-db", "owner": null, "age_seconds": 75}
 ]"#;
 
 const TUNNELS: &str = r#"[
     {"node": "n2", "remote": "172.30.0.12", "udp_port": 4789, "vni": 1, "mac": "02:00:00:00:00:12", "layer2": false,
      "prefixes": ["10.244.1.0/24", "fd00:10:244:1::/64"], "tx_packets": 100, "tx_bytes": 140000, "rx_packets": 90,
-     "rx_bytes": 126000, "last_heard_seconds": 2},
+     "rx_bytes": 126000, "drops": {"bad-checksum": 3, "guard-ip": 4}, "last_heard_seconds": 2},
     {"node": null, "remote": "192.0.2.7", "udp_port": 4789, "vni": 42, "mac": null, "layer2": true, "prefixes": [],
-     "tx_packets": 0, "tx_bytes": 0, "rx_packets": 0, "rx_bytes": 0, "last_heard_seconds": null}
+     "tx_packets": 0, "tx_bytes": 0, "rx_packets": 0, "rx_bytes": 0, "drops": {}, "last_heard_seconds": null}
 ]"#;
 
 const FLOWS: &str = r#"[
@@ -63,8 +64,8 @@ const FLOWS: &str = r#"[
 const STATS: &str = r#"{
     "totals": {"cache_hits": 900, "checksums_computed": 0, "frames": 1000, "superframes_cut": 0},
     "drops": [
-        {"reason": "spoofed_ip", "about": "source address is not the port's own", "ports": {"shop-web": 12}, "count": 12},
-        {"reason": "vni_unknown", "about": "no segment has this VNI", "ports": {}, "count": 40}
+        {"reason": "spoofed_ip", "about": "source address is not the port's own", "ports": {"shop-web": 12}, "peers": {"172.30.0.12/1": 4}, "count": 16},
+        {"reason": "vni_unknown", "about": "no segment has this VNI", "ports": {}, "peers": {}, "count": 40}
     ],
     "worker_busy_permille": [15, 1000]
 }"#;

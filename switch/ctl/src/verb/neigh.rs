@@ -77,7 +77,7 @@ impl Verb for Neigh {
 
 fn text(entries: &[NeighbourEntry]) -> String {
     render::table(
-        ["BRIDGE", "ADDRESS", "MAC", "PORT", "OWNER"],
+        ["BRIDGE", "ADDRESS", "MAC", "PORT", "OWNER", "AGE"],
         &[],
         entries.iter().map(|entry| {
             [
@@ -85,7 +85,8 @@ fn text(entries: &[NeighbourEntry]) -> String {
                 entry.ip.to_string(),
                 entry.mac.to_string(),
                 entry.port.clone(),
-                entry.owner.to_string(),
+                entry.owner.map_or_else(|| "learned".to_owned(), |owner| owner.to_string()),
+                if entry.owner.is_some() { "-".to_owned() } else { render::span(entry.age_seconds) },
             ]
         }),
     )

@@ -69,8 +69,7 @@ fn render_totals(stats: &report::Stats) -> String {
     let mut fields: Vec<(&str, String)> =
         stats.totals.iter().map(|(name, count)| (name.as_str(), count.to_string())).collect();
     fields.push(("dropped", dropped.to_string()));
-    let busy = stats.worker_busy_permille.iter().map(|share| format!("{}.{} %", share / 10, share % 10));
-    fields.push(("workers busy", render::list(busy)));
+    fields.push(("workers busy", render::list(stats.worker_busy_permille.iter().map(render::permille))));
     render::fields("", &fields)
 }
 
@@ -96,7 +95,9 @@ fn render_drops(drops: &[DropCount]) -> String {
         ["COUNT", "REASON", "FROM", "MEANING"],
         &["COUNT"],
         drops.iter().map(|drop| {
-            let from = render::list(drop.ports.iter().map(|(port, count)| format!("{port} {count}")));
+            let from = render::list(
+                drop.ports.iter().chain(&drop.peers).map(|(from, count)| format!("{from} {count}")),
+            );
             [drop.count.to_string(), drop.reason.clone(), from, drop.about.clone()]
         }),
     )

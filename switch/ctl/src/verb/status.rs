@@ -33,7 +33,7 @@ fn text(status: &report::Status) -> String {
     let mut fields = vec![
         ("daemon", headline(status)),
         ("node", render::or_dash(status.node.as_ref())),
-        ("workers", status.workers.to_string()),
+        ("workers", workers(status)),
         ("ports", status.ports.to_string()),
         ("epoch", status.epoch.to_string()),
         ("overlay mtu", status.overlay_mtu.to_string()),
@@ -58,6 +58,18 @@ fn text(status: &report::Status) -> String {
         fields.push(("degraded", reason.clone()));
     }
     render::fields("", &fields)
+}
+
+/// How many, and how busy.
+fn workers(status: &report::Status) -> String {
+    if status.worker_busy_permille.is_empty() {
+        return status.workers.to_string();
+    }
+    format!(
+        "{}, busy {}",
+        status.workers,
+        render::list(status.worker_busy_permille.iter().map(render::permille))
+    )
 }
 
 /// Version, process, age and readiness.

@@ -43,9 +43,10 @@ fn text(peers: &[TunnelEntry]) -> String {
             "SENT BYTES",
             "RECEIVED",
             "RECEIVED BYTES",
+            "DROPPED",
             "LAST HEARD",
         ],
-        &["PORT", "VNI", "SENT", "SENT BYTES", "RECEIVED", "RECEIVED BYTES"],
+        &["PORT", "VNI", "SENT", "SENT BYTES", "RECEIVED", "RECEIVED BYTES", "DROPPED"],
         peers.iter().map(|peer| {
             [
                 render::or_dash(peer.node.as_ref()),
@@ -57,6 +58,7 @@ fn text(peers: &[TunnelEntry]) -> String {
                 peer.tx_bytes.to_string(),
                 peer.rx_packets.to_string(),
                 peer.rx_bytes.to_string(),
+                peer.drops.values().sum::<u64>().to_string(),
                 heard(peer),
             ]
         }),

@@ -255,6 +255,7 @@ impl Engine {
     fn tick(&mut self) {
         self.ticks += 1;
         self.live.catch_up();
+        self.dataplane.look_at_load();
         self.lost();
         let ended = self.live.ended();
         if !ended.is_empty() {

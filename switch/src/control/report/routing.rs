@@ -1,5 +1,6 @@
 //! Routes, neighbours and peers as the state has them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,6 +9,7 @@ use weft_api::transaction::Via;
 use weft_api::{Owner, PortKind};
 use weft_encap::Vni;
 
+use super::Names;
 use crate::control::engine::View;
 use crate::control::plan::cluster_port;
 use crate::control::publish::PeerKey;
@@ -59,8 +61,9 @@ pub(super) fn routes(state: &State) -> Vec<RouteEntry> {
     all
 }
 
-/// Every address behind a port of a bridge with a router.
-pub(super) fn neighbours(state: &State) -> Vec<NeighbourEntry> {
+/// Every address behind a port of a bridge with a router: declared ones, and learned ones where none is declared.
+pub(super) fn neighbours(view: &View, dataplane: &Dataplane) -> Vec<NeighbourEntry> {
+    let state = &*view.state;
     let of_ports = state.ports.values().flat_map(|port| {
         let spec = &port.spec;
         spec.ips.iter().filter_map(|ip| {
@@ -69,7 +72,8 @@ pub(super) fn neighbours(state: &State) -> Vec<NeighbourEntry> {
                 ip: ip.addr(),
                 mac: spec.mac?,
                 port: spec.name.clone(),
-                owner: spec.owner,
+                owner: Some(spec.owner),
+                age_seconds: 0,
             })
         })
     });
@@ -78,9 +82,24 @@ pub(super) fn neighbours(state: &State) -> Vec<NeighbourEntry> {
         ip: *ip,
         mac: entry.mac,
         port: entry.port.clone(),
-        owner: entry.owner,
+        owner: Some(entry.owner),
+        age_seconds: 0,
     });
     let mut all: Vec<NeighbourEntry> = of_ports.chain(operators).collect();
+    let declared: BTreeSet<(String, IpAddr)> =
+        all.iter().map(|entry| (entry.bridge.clone(), entry.ip)).collect();
+    let names = Names::of(view);
+    let learned = dataplane.learned_neighbours().into_iter().filter_map(|known| {
+        Some(NeighbourEntry {
+            bridge: names.bridges.get(&known.bridge)?.to_string(),
+            ip: known.ip,
+            mac: known.mac,
+            port: names.ports.get(&known.port)?.to_string(),
+            owner: None,
+            age_seconds: u64::from(known.age_seconds),
+        })
+    });
+    all.extend(learned.filter(|entry| !declared.contains(&(entry.bridge.clone(), entry.ip))));
     all.sort_by(|a, b| (&a.bridge, a.ip).cmp(&(&b.bridge, b.ip)));
     all
 }
@@ -96,6 +115,8 @@ pub(super) fn tunnels(view: &View, dataplane: &Dataplane) -> Vec<TunnelEntry> {
         entry.tx_bytes = counters.tx_bytes;
         entry.rx_packets = counters.rx_frames;
         entry.rx_bytes = counters.rx_bytes;
+        entry.drops =
+            counters.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect();
         entry.last_heard_seconds = (heard > 0).then(|| now.saturating_sub(heard) / 1_000_000_000);
         Some(entry)
     };
@@ -152,6 +173,7 @@ fn blank(remote: IpAddr, udp_port: u16, vni: Vni) -> TunnelEntry {
         tx_bytes: 0,
         rx_packets: 0,
         rx_bytes: 0,
+        drops: BTreeMap::new(),
         last_heard_seconds: None,
     }
 }

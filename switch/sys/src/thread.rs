@@ -1,0 +1,53 @@
+//! What a thread costs.
+
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
+
+/// CPU time that a running thread has used, in nanoseconds (`pthread_getcpuclockid(3)`: the kernel's own account, at no
+/// cost to the thread). `None`: it has ended, or the kernel does not say.
+#[must_use]
+pub fn cpu_ns<T>(thread: &JoinHandle<T>) -> Option<u64> {
+    if thread.is_finished() {
+        return None;
+    }
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the id is valid as long as nobody has joined or detached the thread, which takes the handle itself; the
+    // thread may have ended, which the call reports. `clock` is a valid place for the answer.
+    if unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) } != 0 {
+        return None;
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the answer; an unknown clock is an error.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return None;
+    }
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec).ok()?, u64::try_from(time.tv_nsec).ok()?);
+    Some(seconds * 1_000_000_000 + nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+
+    #[test]
+    fn work_is_counted_and_sleep_is_not() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let busy = std::thread::spawn(move || while !seen.load(Ordering::Relaxed) {});
+        let (wake, sleep) = mpsc::channel::<()>();
+        let idle = std::thread::spawn(move || sleep.recv().is_ok());
+        while cpu_ns(&busy).expect("it runs") < 20_000_000 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(cpu_ns(&idle).expect("it runs") < 20_000_000);
+        stop.store(true, Ordering::Relaxed);
+        drop(wake);
+        while !(busy.is_finished() && idle.is_finished()) {
+            std::thread::yield_now();
+        }
+        assert_eq!((cpu_ns(&busy), cpu_ns(&idle)), (None, None));
+    }
+}
