@@ -17,6 +17,7 @@ use weft_sys::link::Netlink;
 use weft_sys::netns::Netns;
 use weft_sys::notify::notify;
 
+use super::alone::Alone;
 use super::cluster::FileWatch;
 use super::cni;
 use super::config::{Args, Config, LogFormat};
@@ -99,6 +100,7 @@ pub fn run(
     inherited: Vec<(String, OwnedFd)>,
 ) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run_dir)?;
+    let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
     let access = access(&config)?;
     raise_descriptor_limit();
     let dataplane =
@@ -223,6 +225,7 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
 /// When a daemon runs, or what could not be removed.
 pub fn purge(config: &Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.run_dir)?;
+    let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
     let boot_id = weft_sys::machine::boot_id()?;
     let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
     let mut failed = Vec::new();

@@ -595,6 +595,9 @@ impl Live {
         let mut netlink = weft_sys::link::Netlink::new()?;
         let link = netlink.link_by_name(&self.internal)?;
         let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) else { return Ok(()) };
+        if super::alone::other_daemon().is_some() {
+            return Ok(());
+        }
         self.host.purge(&self.internal)?;
         netlink.link_del(link.index)?;
         tracing::info!(port = self.internal, "the node's own port is no longer wanted; removed");

@@ -4,6 +4,8 @@
 //! [`transaction`] or another edit change a draft of [`state`], [`plan`] tells what differs, [`store`] keeps it, the
 //! effects make it so, [`publish`] builds the snapshot.
 
+/// One daemon per network namespace.
+pub mod alone;
 /// The static cluster file.
 pub mod cluster;
 /// The plugin's socket: server and verbs.
