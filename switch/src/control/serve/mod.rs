@@ -83,7 +83,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Source>) {
-    let router = router(source);
+    let (open, closed) = (router(source), routes::closed());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -96,18 +96,16 @@ pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Sourc
                 continue;
             }
         };
+        // A stranger is answered as everybody is, after the request: an answer before it may be lost.
+        let (router, time) =
+            if allowed(&stream, access) { (&open, CONNECTION_TIME) } else { (&closed, HEADER_TIME) };
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let _place = place;
-            if !allowed(&stream, access) {
-                return refuse(stream).await;
-            }
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
             // A client that breaks off is its own affair.
-            let _ =
-                tokio::time::timeout(CONNECTION_TIME, server.serve_connection(TokioIo::new(stream), service))
-                    .await;
+            let _ = tokio::time::timeout(time, server.serve_connection(TokioIo::new(stream), service)).await;
         });
     }
 }
@@ -125,18 +123,4 @@ fn is_member(pid: Option<i32>, group: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     groups.split_whitespace().any(|number| number.parse() == Ok(group))
-}
-
-async fn refuse(mut stream: UnixStream) {
-    use tokio::io::AsyncWriteExt;
-
-    let error = weft_api::ApiError::new(
-        weft_api::Code::Forbidden,
-        "only root and the configured group may use the API",
-    );
-    let body = serde_json::to_string(&error).unwrap_or_default();
-    let head =
-        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
-    let answer = format!("{head} {}\r\n\r\n{body}", body.len());
-    let _ = tokio::time::timeout(HEADER_TIME, stream.write_all(answer.as_bytes())).await;
 }

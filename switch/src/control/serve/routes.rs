@@ -68,6 +68,14 @@ pub fn router(source: Shared) -> Router {
         .with_state(source)
 }
 
+/// What those hear who may not use the API.
+pub(super) fn closed() -> Router {
+    let refused = || async {
+        refusal(&ApiError::new(Code::Forbidden, "only root and the configured group may use the API"))
+    };
+    Router::new().fallback(refused)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FlowQuery {
