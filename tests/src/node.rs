@@ -26,6 +26,7 @@ pub struct Node {
     flags: Vec<String>,
     /// It runs under `weft-keeper` with these flags.
     pub(crate) keeper: Option<Vec<&'static str>>,
+    env: Vec<(String, String)>,
 }
 
 impl Node {
@@ -45,6 +46,7 @@ impl Node {
             expected: Vec::new(),
             flags: Vec::new(),
             keeper: None,
+            env: Vec::new(),
         })
     }
 
@@ -75,10 +77,18 @@ impl Node {
         self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
     }
 
+    /// A variable of the daemon's environment.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The daemon with its flags, not started.
     pub fn weftd(&self) -> Command {
         let args = self.weftd_args();
-        self.ns.command(&bin::path("weftd"), &args.iter().map(String::as_str).collect::<Vec<_>>())
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut command = self.ns.command(&bin::path("weftd"), &args);
+        command.envs(self.env.iter().cloned());
+        command
     }
 
     /// The daemon under its keeper, if it has one.

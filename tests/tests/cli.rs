@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure};
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
 /// Exit code, standard output, standard error of a `weft` call.
 fn weft(node: &Node, line: &str) -> Result<(i32, String, String)> {
@@ -204,6 +204,65 @@ fn a_foreign_forward_policy_cuts_nobody_off() {
         let rules = lab.nodes[0].ns.sh("nft list chain ip filter FORWARD")?;
         ensure!(!rules.contains("weft"), "a rule was left: {rules}");
         ensure!(!lab.nodes[0].ns.sh("nft list tables")?.contains("weft"), "the table was left");
+        Ok(())
+    });
+}
+
+/// The same by the old iptables, whose tables nft does not see.
+#[test]
+fn a_foreign_policy_of_the_old_iptables_cuts_nobody_off() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        if lab.nodes[0].ns.sh("iptables-legacy -P FORWARD DROP").is_err() {
+            println!("skipped: iptables-legacy is missing, or the kernel has no tables for it");
+            return Ok(());
+        }
+        let cluster = lab.cluster(1);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let outside = Namespace::new("outside")?;
+        weft_tests::lab::join(&lab.underlay, &outside, 9, &Options::default())?;
+        let a = lab.nodes[0].pod("a")?;
+        ping(&a.ns, "172.30.0.9", 3)?;
+        let status = lab.nodes[0].weft_json(&["status"])?;
+        ensure!(status["foreign_chains"].to_string().contains("iptables"), "{status}");
+        lab.nodes[0].stop()?;
+        let mut purge = lab.nodes[0].weftd();
+        purge.arg("--purge");
+        weft_tests::ns::output(purge)?;
+        let rules = lab.nodes[0].ns.sh("iptables-legacy -S FORWARD")?;
+        ensure!(rules.trim() == "-P FORWARD DROP", "rules were left: {rules}");
+        Ok(())
+    });
+}
+
+#[test]
+fn learned_neighbours_are_shown() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
+        accepted(node, "add-br lan -- set bridge lan gateway=10.9.0.1/24 gateway=10.8.0.1/24")?;
+        accepted(node, &format!("add-port lan web netns={} ip=10.9.0.2/24", a.name()))?;
+        accepted(node, &format!("add-port lan host netns={} guard=false", b.name()))?;
+        b.sh("ip addr add 10.8.0.2/24 dev eth0; ip link set eth0 up; ip route replace default via 10.8.0.1")?;
+        // what comes before the answer to the switch's question is lost
+        eventually(5, || ping(&a, "10.8.0.2", 1))?;
+        let neighbours = node.weft_json(&["neigh", "show", "lan"])?;
+        let find = |ip: &str| neighbours.as_array().into_iter().flatten().find(|n| n["ip"] == ip).cloned();
+        let (declared, learned) = (find("10.9.0.2"), find("10.8.0.2"));
+        ensure!(declared.is_some_and(|n| n["owner"] == "cli" && n["port"] == "web"), "{neighbours}");
+        let mac = b.sh("cat /sys/class/net/eth0/address")?;
+        ensure!(
+            learned.is_some_and(|n| n["owner"].is_null()
+                && n["port"] == "host"
+                && n["mac"] == mac.trim()
+                && n["age_seconds"].as_u64().is_some_and(|age| age < 60)),
+            "{neighbours}"
+        );
+        ensure!(accepted(node, "neigh show lan")?.contains("learned"), "neigh show");
+        accepted(node, "del-port lan host")?;
+        ensure!(!accepted(node, "neigh show lan")?.contains("10.8.0.2"), "a neighbour without its port");
         Ok(())
     });
 }

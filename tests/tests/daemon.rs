@@ -1,0 +1,277 @@
+//! The daemon as a process: who may talk to it, what it logs, how soon it is ready, and a second one beside it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use weft_tests::traffic::{iperf, ping, serve};
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, bail, bin, ensure, eventually};
+
+fn one() -> Result<Lab> {
+    Lab::up(Options { nodes: 1, ..Options::default() })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn chmod(path: &Path, mode: u32) -> Result<()> {
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+}
+
+/// Runs `weft` as user 65534 with these options of setpriv(1) for its groups.
+fn as_nobody(node: &Node, groups: &[&str], args: &[&str]) -> Result<Output> {
+    let weft = node.file("weft").to_string_lossy().into_owned();
+    let mut command = Command::new("setpriv");
+    command.arg("--reuid=65534").args(groups).arg(weft).args(args).env("WEFT_SOCKET", node.socket());
+    Ok(command.output()?)
+}
+
+#[test]
+fn members_of_the_group_are_served_and_strangers_are_not() {
+    const GROUP: &str = "47311";
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let cluster = lab.cluster(1);
+        let node = &mut lab.nodes[0];
+        fs::write(node.file("weft.toml"), format!("socket_group = \"{GROUP}\"\n"))?;
+        node.write_cluster(&cluster)?;
+        node.start()?;
+        // the client must reach socket and program; the socket's own mode is what counts
+        chmod(&node.file(""), 0o755)?;
+        chmod(&node.file("run"), 0o755)?;
+        fs::copy(bin::path("weft"), node.file("weft"))?;
+        let mode = fs::metadata(node.socket())?.permissions().mode() & 0o777;
+        ensure!(mode == 0o660, "mode {mode:o}");
+        let mode = fs::metadata(node.cni_socket())?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "the plugin's socket has mode {mode:o}");
+
+        let (primary, extra) = (format!("--regid={GROUP}"), format!("--groups={GROUP}"));
+        for groups in [&[primary.as_str(), "--clear-groups"][..], &["--regid=65534", extra.as_str()]] {
+            for line in [&["status"][..], &["-o", "json", "show"], &["add-br", "mine"], &["del-br", "mine"]] {
+                let output = as_nobody(node, groups, line)?;
+                ensure!(output.status.success(), "{groups:?} {line:?}: {}", text(&output.stderr));
+            }
+        }
+        let stranger = ["--regid=65534", "--clear-groups"];
+        let output = as_nobody(node, &stranger, &["status"])?;
+        let said = text(&output.stderr);
+        ensure!(!output.status.success() && said.to_lowercase().contains("permission denied"), "{said}");
+        // even where somebody opened the socket to all
+        chmod(Path::new(&node.socket()), 0o666)?;
+        for line in [&["status"][..], &["add-br", "theirs"]] {
+            let output = as_nobody(node, &stranger, line)?;
+            let said = text(&output.stderr);
+            ensure!(!output.status.success() && said.contains("only root"), "{said}");
+        }
+        ensure!(!node.weft(&["list-br"])?.contains("theirs"), "a stranger's change was made");
+        Ok(())
+    });
+}
+
+#[test]
+fn json_logs_are_json() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let cluster = lab.cluster(1);
+        let node = &mut lab.nodes[0];
+        node.flag(&["--log", "json", "--log-level", "debug"]);
+        node.write_cluster(&cluster)?;
+        node.start()?;
+        drop(node.pod("p")?);
+        ensure!(node.cni().add("x", "/proc/self/ns/net").is_err(), "a pod in the node's own namespace");
+        node.write_cluster("[cluster\n")?;
+        eventually(5, || {
+            ensure!(node.log().contains("cluster file is bad"), "the bad file is not told");
+            Ok(())
+        })?;
+        node.stop()?;
+        let log = node.log();
+        let mut levels = std::collections::BTreeSet::new();
+        for line in log.lines() {
+            let Ok(entry) = serde_json::from_str::<Value>(line) else { bail!("no JSON: {line}") };
+            for key in ["timestamp", "level", "target", "message"] {
+                ensure!(entry[key].is_string(), "no {key}: {line}");
+            }
+            levels.insert(entry["level"].as_str().unwrap_or_default().to_owned());
+        }
+        for level in ["DEBUG", "INFO", "ERROR"] {
+            ensure!(levels.contains(level), "no line of level {level}:\n{log}");
+        }
+        ensure!(!levels.contains("WARN"), "{log}");
+        Ok(())
+    });
+}
+
+/// A daemon with directories and sockets of its own in the node's namespace.
+struct Second {
+    directory: tempfile::TempDir,
+}
+
+impl Second {
+    fn new(config: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        fs::write(directory.path().join("weft.toml"), config)?;
+        Ok(Second { directory })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn args(&self, more: &[&str]) -> Vec<String> {
+        let mut args = Vec::new();
+        for (flag, name) in [
+            ("--config", "weft.toml"),
+            ("--run-dir", "run"),
+            ("--state-dir", "state"),
+            ("--socket", "weft.sock"),
+            ("--cni-socket", "cni.sock"),
+        ] {
+            args.extend([flag.to_owned(), self.path(name)]);
+        }
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args
+    }
+
+    fn weft(&self, node: &Node, line: &str) -> Result<String> {
+        let socket = self.path("weft.sock");
+        let args: Vec<&str> = ["--socket", &socket].into_iter().chain(line.split_whitespace()).collect();
+        node.ns.run(&bin::path("weft"), &args)
+    }
+}
+
+#[test]
+fn two_daemons_in_one_namespace() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
+        let ruleset = || node.ns.sh("nft list ruleset; ip route; ip addr show weft0");
+        let before = ruleset()?;
+
+        // it would share weft0, routes and rules, whatever it calls its own port
+        let cluster = node.file("cluster.toml").to_string_lossy().into_owned();
+        for config in ["", "internal_name = \"other0\"\n"] {
+            let second = Second::new(config)?;
+            for flags in [&["--cluster", &cluster, "--node", "n1"][..], &["--purge"]] {
+                let args = second.args(flags);
+                let weftd = bin::path("weftd");
+                let args: Vec<&str> =
+                    ["20", &weftd].into_iter().chain(args.iter().map(String::as_str)).collect();
+                let output = node.ns.command("timeout", &args).output()?;
+                let said = text(&output.stderr);
+                let pid = format!("another weftd (process {})", node.pid());
+                ensure!(output.status.code() == Some(1) && said.contains(&pid), "{flags:?}: {said}");
+            }
+        }
+        ensure!(ruleset()? == before, "a refused daemon changed the host");
+
+        // without a port of the node's own it gets on; a UDP port that is taken is said
+        let second = Second::new("internal = false\n")?;
+        let args = second.args(&["--cluster", &cluster, "--node", "n1"]);
+        let daemon =
+            node.ns.spawn(&bin::path("weftd"), &args.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let status = eventually(5, || second.weft(node, "status"))?;
+        ensure!(status.contains("UDP port 4789 cannot be opened"), "{status}");
+        let (c, d) = (Namespace::new("c")?, Namespace::new("d")?);
+        second.weft(node, "add-br lan")?;
+        second.weft(node, &format!("add-port lan c netns={} ip=10.9.0.1/24", c.name()))?;
+        second.weft(node, &format!("add-port lan d netns={} ip=10.9.0.2/24", d.name()))?;
+        ping(&c, "10.9.0.2", 3)?;
+        let (_, log, ok) = {
+            weft_tests::ns::signal(daemon.pid(), rustix::process::Signal::TERM)?;
+            daemon.finish()?
+        };
+        ensure!(ok && log.contains("another program or VXLAN device has it"), "{log}");
+        ensure!(ruleset()? == before, "the second daemon changed the host");
+        ping(&a.ns, &b.ip(), 3)?;
+        ping(&a.ns, "10.244.1.1", 3)
+    });
+}
+
+#[test]
+fn ready_with_a_hundred_stored_ports() {
+    as_root(|| {
+        let mut lab = one()?;
+        let node = &mut lab.nodes[0];
+        let pods: Vec<_> = (0..100).map(|_| node.pod("r")).collect::<Result<_>>()?;
+        let manager = node.file("notify");
+        let socket = UnixDatagram::bind(&manager)?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        node.env("NOTIFY_SOCKET", &manager.to_string_lossy());
+        for kill in [false, true] {
+            if kill {
+                node.kill()?;
+            } else {
+                node.stop()?;
+            }
+            // what the end had to say
+            socket.set_nonblocking(true)?;
+            while socket.recv(&mut [0; 4096]).is_ok() {}
+            socket.set_nonblocking(false)?;
+            let start = Instant::now();
+            let ready = std::thread::scope(|scope| -> Result<Duration> {
+                let told = scope.spawn(|| -> Result<Duration> {
+                    loop {
+                        let mut message = [0; 4096];
+                        let length = socket.recv(&mut message)?;
+                        if text(&message[..length]).lines().any(|line| line == "READY=1") {
+                            return Ok(start.elapsed());
+                        }
+                    }
+                });
+                node.start()?;
+                told.join().expect("no panic")
+            })?;
+            let how = if kill { "kill -9" } else { "SIGTERM" };
+            println!("ready {} ms after the start, with 100 ports, after {how}", ready.as_millis());
+            ensure!(ready < Duration::from_secs(5), "ready only after {ready:?}");
+            for pod in pods.iter().step_by(33) {
+                ping(&pod.ns, "10.244.1.1", 1)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn busy_workers_are_told() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, node.pod("b")?);
+        let shares = || -> Result<Vec<u64>> {
+            let stats = node.weft_json(&["stats"])?;
+            let shares = stats["worker_busy_permille"].as_array().cloned().unwrap_or_default();
+            Ok(shares.iter().filter_map(Value::as_u64).collect())
+        };
+        eventually(10, || {
+            let idle = shares()?;
+            ensure!(idle.len() == 1 && idle[0] < 50, "an idle worker's share: {idle:?}");
+            Ok(())
+        })?;
+        let _server = serve(&b.ns, 5201)?;
+        let busiest = std::thread::scope(|scope| -> Result<u64> {
+            let traffic = scope.spawn(|| iperf(&a.ns, &b.ip(), 5201, &["-t", "4", "-P", "4"]));
+            let mut busiest = 0;
+            while !traffic.is_finished() {
+                busiest = busiest.max(shares()?.iter().copied().max().unwrap_or(0));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            traffic.join().expect("no panic")?;
+            Ok(busiest)
+        })?;
+        ensure!((100..=1000).contains(&busiest), "a busy worker's share: {busiest} permille");
+        ensure!(node.weft(&["status"])?.contains(", busy "), "status does not tell");
+        eventually(10, || {
+            let idle = shares()?;
+            ensure!(idle[0] < 50, "an idle worker's share: {idle:?}");
+            Ok(())
+        })
+    });
+}
