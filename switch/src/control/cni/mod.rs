@@ -12,6 +12,7 @@ mod check;
 /// What each verb does.
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often DELs that were left on disk are looked for: a running daemon may have refused one, too.
+const REPLAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The bound socket.
 pub struct Server {
@@ -59,18 +62,32 @@ impl Server {
         Ok(Server { listener, queue: queue.into(), handle })
     }
 
-    /// Replays the DELs that were left on disk, then serves until dropped.
+    /// Replays the DELs that were left on disk, then serves until dropped, and looks for further ones.
     pub async fn run(self) {
-        replay(&self.handle, &self.queue).await;
+        let mut told = BTreeSet::new();
+        replay(&self.handle, &self.queue, &mut told).await;
+        let again = async {
+            loop {
+                tokio::time::sleep(REPLAY_PAUSE).await;
+                replay(&self.handle, &self.queue, &mut told).await;
+            }
+        };
+        tokio::select! {
+            () = self.serve_all() => {}
+            () = again => {}
+        }
+    }
+
+    async fn serve_all(&self) {
         let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
         loop {
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             match self.accept().await {
                 Ok(connection) => {
-                    let handle = self.handle.clone();
+                    let (handle, queue) = (self.handle.clone(), self.queue.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = serve(connection, &handle).await {
+                        if let Err(error) = serve(connection, &handle, &queue).await {
                             tracing::debug!(%error, "a CNI client went away");
                         }
                         drop(slot);
@@ -90,8 +107,12 @@ impl Server {
 }
 
 /// Replays the DELs that plugins left in `directory` while no daemon ran ([`Attachment::queue_file`]), and removes each
-/// file once done. A file that cannot be read as one is set aside under another name.
-pub async fn replay(handle: &Handle, directory: &Path) {
+/// file once done. A file that cannot be read as one is set aside under another name. `told`: files whose failure was
+/// told already.
+///
+/// Between reading a file and asking the engine nothing else runs on this thread, so that an ADD which voids the file
+/// ([`serve`]) is not followed by its DEL.
+async fn replay(handle: &Handle, directory: &Path, told: &mut BTreeSet<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -113,8 +134,15 @@ pub async fn replay(handle: &Handle, directory: &Path) {
                 std::fs::rename(&path, path.with_extension("bad"))
             }
         };
-        if let Err(error) = done {
-            tracing::warn!(file = %path.display(), %error, "a queued DEL stays");
+        match done {
+            Ok(()) => drop(told.remove(&path)),
+            // An ADD has voided it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                if told.insert(path.clone()) {
+                    tracing::warn!(file = %path.display(), %error, "a queued DEL stays");
+                }
+            }
         }
     }
 }
@@ -132,7 +160,7 @@ fn watched<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> 
 }
 
 /// One client from request to good-bye.
-async fn serve(connection: Connection, handle: &Handle) -> io::Result<()> {
+async fn serve(connection: Connection, handle: &Handle, queue: &Path) -> io::Result<()> {
     let connection = watched(connection, Interest::READABLE | Interest::WRITABLE)?;
     let peer = connection.get_ref().peer_cred()?;
     if peer.uid != 0 {
@@ -146,6 +174,10 @@ async fn serve(connection: Connection, handle: &Handle) -> io::Result<()> {
     };
     let verb = request.verb();
     let added = if let Request::Add(attach) = &request { Some(attach.attachment.clone()) } else { None };
+    if let Some(attachment) = &added {
+        // ADD itself takes an earlier life of the container away; a DEL of that left on disk must not take the new one.
+        let _ = std::fs::remove_file(queue.join(attachment.queue_file()));
+    }
     let answer = tokio::select! {
         // Both ready: the answer counts, and sending it will tell that nobody is there.
         biased;

@@ -264,6 +264,33 @@ fn dels_left_on_disk_come_first() {
 }
 
 #[test]
+fn dels_left_on_disk_later_are_done_too_unless_an_add_voids_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(attachment("a").queue_file());
+    let path = file.clone();
+    let (runtime, socket, engine) = bench(directory.path());
+    let engine = during(&runtime, move || {
+        let first = ask(&socket, &attach("a", built_in()));
+        let engine = engine.work(1);
+        assert!(matches!(read(&first), Reply::Added(_)));
+        drop(first);
+        std::fs::write(&path, serde_json::to_vec(&attachment("a")).unwrap()).unwrap();
+        let engine = engine.work(1);
+        assert!(engine.pods().is_empty());
+        while path.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Just after a look, so that the ADD comes before the next one.
+        std::fs::write(&path, serde_json::to_vec(&attachment("a")).unwrap()).unwrap();
+        let second = ask(&socket, &attach("a", built_in()));
+        let engine = engine.work(1);
+        assert!(matches!(read(&second), Reply::Added(_)));
+        engine
+    });
+    assert!(engine.pods().len() == 1 && !file.exists());
+}
+
+#[test]
 fn only_queue_files_are_replayed() {
     assert!(is_queued("0123456789abcdef.json"));
     for other in [".0123456789abcdef.json.17", "0123456789abcdef.bad", "x.json", "0123456789abcdeg.json"] {
