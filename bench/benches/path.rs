@@ -114,7 +114,7 @@ fn receive(receiver: &mut Receiver, scene: &mut Scene) {
 struct Heard(usize);
 
 impl Tally for Heard {
-    fn heard(&mut self, _: PeerSlot, _: usize) {
+    fn heard(&mut self, _: PeerSlot, _: usize, _: usize) {
         self.0 += 1;
     }
 

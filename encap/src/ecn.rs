@@ -51,6 +51,12 @@ pub const fn combine(inner: Ecn, outer: Ecn) -> Result<Ecn, Reason> {
     }
 }
 
+/// True for outer marks that change no inner one (RFC 6040 section 4.2: Not-ECT and ECT(0)).
+#[inline]
+pub const fn keeps_inner(outer_tos: u8) -> bool {
+    matches!(Ecn::of(outer_tos), Ecn::NotEct | Ecn::Ect0)
+}
+
 /// Applies the outer mark to the inner frame, checksum included. Frames that are not IP stay as they are, whatever
 /// the outer mark: there is no inner transport that could be misled.
 ///

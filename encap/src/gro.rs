@@ -104,26 +104,60 @@ impl Gro {
     /// Adds `segment` if it continues the superframe.
     #[inline]
     pub fn push(&mut self, buf: &mut [u8], segment: &[u8], headers: &Headers) -> Push {
-        let payload = headers.payload_len();
-        let end = self.len + payload;
-        let fits = !self.closed
-            && payload <= self.size
-            && end - usize::from(self.headers.l3_at) <= ipv4::MAX_PACKET
-            && end <= buf.len()
-            && (headers.l4 != L4::Udp || self.count < MAX_UDP_PIECES);
-        if !fits || !is_candidate(segment, headers) || !self.continues(buf, segment, headers) {
+        let same_shape = (headers.l3_at, headers.l4_at, headers.payload_at, headers.l4)
+            == (self.headers.l3_at, self.headers.l4_at, self.headers.payload_at, self.headers.l4);
+        let segment = &segment[..headers.l3_end as usize];
+        if !same_shape || !is_candidate(segment, headers) || !self.continues(buf, segment) {
             return Push::Flush;
         }
-        let (l4_at, payload_at) = (usize::from(headers.l4_at), usize::from(headers.payload_at));
-        let body = copy_and_sum(&mut buf[self.len..end], headers.payload(segment));
+        self.append(buf, segment)
+    }
+
+    /// As [`Self::push`], for a segment that nobody has parsed. `None`, and nothing done, unless it is plain to see that
+    /// it continues the superframe: then parse it, and push it.
+    ///
+    /// Every header byte that [`crate::parse`] would look at must be that of the first segment, which was parsed; but
+    /// for lengths, checksums and the flags that may end a superframe, which are looked at here.
+    #[inline]
+    pub fn push_unparsed(&mut self, buf: &mut [u8], segment: &[u8]) -> Option<Push> {
+        let (l3, l4) = (usize::from(self.headers.l3_at), usize::from(self.headers.l4_at));
+        if segment.len() <= usize::from(self.headers.payload_at) || !self.continues(buf, segment) {
+            return None;
+        }
+        let l3_len = segment.len() - l3;
+        let fits = match self.headers.l3 {
+            L3::V4 => {
+                usize::from(be16(segment, l3 + ipv4::TOTAL_LEN)) == l3_len
+                    && Sum::of(&segment[l3..l4]).is_valid()
+            }
+            _ => usize::from(be16(segment, l3 + ipv6::PAYLOAD_LEN)) + ipv6::LEN == l3_len,
+        };
+        let fits_udp = self.headers.l4 != L4::Udp
+            || usize::from(be16(segment, l4 + udp::LENGTH)) == segment.len() - l4
+                && be16(segment, l4 + udp::CHECKSUM) != 0;
+        (fits && fits_udp).then(|| self.append(buf, segment))
+    }
+
+    /// Copies the payload of a segment that continues the superframe but for its checksum.
+    #[inline]
+    fn append(&mut self, buf: &mut [u8], segment: &[u8]) -> Push {
+        let (l4_at, payload_at) = (usize::from(self.headers.l4_at), usize::from(self.headers.payload_at));
+        let payload = segment.len() - payload_at;
+        let end = self.len + payload;
+        let mut headers = self.headers;
+        headers.l3_end = segment.len() as u32;
+        headers.l4_end = headers.l3_end;
+        let body = copy_and_sum(&mut buf[self.len..end], &segment[payload_at..]);
         let sum = Sum::of(&segment[l4_at..payload_at]).join(body);
-        if judge(segment, headers, sum) == State::Wrong {
+        if judge(segment, &headers, sum) == State::Wrong {
             return Push::Drop(Reason::BadChecksum);
         }
         self.len = end;
         self.count += 1;
-        self.next_seq = self.next_seq.wrapping_add(payload as u32);
-        self.late_flags |= headers.tcp_flags & (tcp::PSH | tcp::FIN);
+        if headers.l4 == L4::Tcp {
+            self.next_seq = self.next_seq.wrapping_add(payload as u32);
+            self.late_flags |= segment[l4_at + tcp::FLAGS] & (tcp::PSH | tcp::FIN);
+        }
         self.closed = payload < self.size || self.late_flags != 0;
         Push::Merged
     }
@@ -184,26 +218,27 @@ impl Gro {
         self.closed
     }
 
-    /// Compares all header bytes that a cut copies, and those that it counts up.
+    /// Compares all header bytes that a cut copies, and those that it counts up; and looks that there is room. `segment`
+    /// ends with its IP packet, and is longer than the headers of the first.
     #[inline]
-    fn continues(&self, buf: &[u8], segment: &[u8], headers: &Headers) -> bool {
+    fn continues(&self, buf: &[u8], segment: &[u8]) -> bool {
         let first = &self.headers;
-        let same_shape = (headers.l3_at, headers.l4_at, headers.payload_at, headers.l4)
-            == (first.l3_at, first.l4_at, first.payload_at, first.l4);
-        if !same_shape {
-            return false;
-        }
-        let (l3, l4, end) =
+        let (l3, l4, at) =
             (usize::from(first.l3_at), usize::from(first.l4_at), usize::from(first.payload_at));
-        // Both slices have all headers: the shapes are equal.
-        let (a, b) = (&buf[..end], &segment[..end]);
-        if a[..l3] != b[..l3] || !self.same_ip(&a[l3..l4], &b[l3..l4]) {
-            return false;
-        }
-        match first.l4 {
-            L4::Tcp => self.same_tcp(&a[l4..], &b[l4..]),
-            _ => a[l4..l4 + udp::LENGTH] == b[l4..l4 + udp::LENGTH],
-        }
+        let payload = segment.len() - at;
+        let end = self.len + payload;
+        let fits = !self.closed
+            && payload <= self.size
+            && end - l3 <= ipv4::MAX_PACKET
+            && end <= buf.len()
+            && (first.l4 != L4::Udp || self.count < MAX_UDP_PIECES);
+        let (a, b) = (&buf[..at], &segment[..at]);
+        fits && a[..l3] == b[..l3]
+            && self.same_ip(&a[l3..l4], &b[l3..l4])
+            && match first.l4 {
+                L4::Tcp => self.same_tcp(&a[l4..], &b[l4..]),
+                _ => a[l4..l4 + udp::LENGTH] == b[l4..l4 + udp::LENGTH],
+            }
     }
 
     #[inline]

@@ -147,19 +147,36 @@ struct Template<'a> {
     frame: &'a [u8],
     headers: &'a Headers,
     plan: &'a Plan,
-    /// Pseudo-header for length 0.
-    pseudo: Sum,
+    /// IPv4 header without length, identification and checksum.
+    ip: Sum,
+    /// Pseudo-header without length, upper header without sequence number, flags, length and checksum.
+    l4: Sum,
     id: u16,
     seq: u32,
+    /// The 16 bits that end with the TCP flags.
+    flags: u16,
 }
 
 impl<'a> Template<'a> {
     fn new(frame: &'a [u8], headers: &'a Headers, plan: &'a Plan) -> Self {
-        let is_v4 = headers.l3 == L3::V4;
-        let id = if is_v4 { be16(frame, usize::from(headers.l3_at) + ipv4::ID) } else { 0 };
-        let is_tcp = headers.l4 == L4::Tcp;
-        let seq = if is_tcp { be32(frame, usize::from(headers.l4_at) + tcp::SEQ) } else { 0 };
-        Template { frame, headers, plan, pseudo: pseudo(frame, headers, 0), id, seq }
+        let (l3_at, l4_at) = (usize::from(headers.l3_at), usize::from(headers.l4_at));
+        let (ip, l4) = (&frame[l3_at..l4_at], &frame[l4_at..plan.header_len]);
+        let sum = pseudo(frame, headers, 0).add(l4);
+        let mut template = Template { frame, headers, plan, ip: Sum::ZERO, l4: sum, id: 0, seq: 0, flags: 0 };
+        if headers.l4 == L4::Tcp {
+            template.seq = be32(l4, tcp::SEQ);
+            template.flags = be16(l4, tcp::DATA_OFFSET);
+            let sum = sum.less16(be16(l4, tcp::CHECKSUM)).less16(template.flags);
+            template.l4 = sum.less16(be16(l4, tcp::SEQ)).less16(be16(l4, tcp::SEQ + 2));
+        } else {
+            template.l4 = sum.less16(be16(l4, udp::CHECKSUM)).less16(be16(l4, udp::LENGTH));
+        }
+        if headers.l3 == L3::V4 {
+            template.id = be16(ip, ipv4::ID);
+            let sum = Sum::of(ip).less16(be16(ip, ipv4::CHECKSUM)).less16(template.id);
+            template.ip = sum.less16(be16(ip, ipv4::TOTAL_LEN));
+        }
+        template
     }
 
     #[inline]
@@ -170,46 +187,45 @@ impl<'a> Template<'a> {
         head.copy_from_slice(&self.frame[..header_len]);
         let payload = copy_and_sum(body, &self.frame[header_len + start..header_len + end]);
         self.fix_ip(head, index, end - start);
-        let l4_at = usize::from(self.headers.l4_at);
-        let l4 = &mut head[l4_at..];
+        let l4 = &mut head[usize::from(self.headers.l4_at)..];
         let l4_len = l4.len() + (end - start);
-        let pseudo = self.pseudo.add32(l4_len as u32);
+        let sum = self.l4.add32(l4_len as u32).join(payload);
         if self.headers.l4 == L4::Tcp {
-            self.fix_tcp(l4, index, start);
-            put16(l4, tcp::CHECKSUM, 0);
-            let sum = pseudo.add(l4).join(payload).finish();
-            put16(l4, tcp::CHECKSUM, sum);
+            let seq = self.seq.wrapping_add(start as u32);
+            let flags = self.flags(index);
+            put32(l4, tcp::SEQ, seq);
+            put16(l4, tcp::DATA_OFFSET, flags);
+            put16(l4, tcp::CHECKSUM, sum.add32(seq).add16(flags).finish());
         } else {
             put16(l4, udp::LENGTH, l4_len as u16);
-            put16(l4, udp::CHECKSUM, 0);
-            let sum = pseudo.add(l4).join(payload).finish_udp();
-            put16(l4, udp::CHECKSUM, sum);
+            put16(l4, udp::CHECKSUM, sum.add16(l4_len as u16).finish_udp());
         }
     }
 
     #[inline]
     fn fix_ip(&self, head: &mut [u8], index: usize, payload: usize) {
-        let (at, l4_at) = (usize::from(self.headers.l3_at), usize::from(self.headers.l4_at));
+        let at = usize::from(self.headers.l3_at);
         let len = head.len() - at + payload;
         if self.headers.l3 == L3::V4 {
-            let ip = &mut head[at..l4_at];
-            put16(ip, ipv4::TOTAL_LEN, len as u16);
-            put16(ip, ipv4::ID, self.id.wrapping_add(index as u16));
-            ipv4::fill_checksum(ip);
+            let id = self.id.wrapping_add(index as u16);
+            put16(head, at + ipv4::TOTAL_LEN, len as u16);
+            put16(head, at + ipv4::ID, id);
+            put16(head, at + ipv4::CHECKSUM, self.ip.add16(len as u16).add16(id).finish());
         } else {
             put16(head, at + ipv6::PAYLOAD_LEN, (len - ipv6::LEN) as u16);
         }
     }
 
     #[inline]
-    fn fix_tcp(&self, l4: &mut [u8], index: usize, start: usize) {
-        put32(l4, tcp::SEQ, self.seq.wrapping_add(start as u32));
+    fn flags(&self, index: usize) -> u16 {
+        let mut cleared = 0;
         if index + 1 != self.plan.count() {
-            l4[tcp::FLAGS] &= !(tcp::FIN | tcp::PSH);
+            cleared |= tcp::FIN | tcp::PSH;
         }
         if index != 0 {
-            l4[tcp::FLAGS] &= !tcp::CWR;
+            cleared |= tcp::CWR;
         }
+        self.flags & !u16::from(cleared)
     }
 }
 

@@ -7,6 +7,8 @@
 //! foreign pair may panic; bytes alone never do.
 #![forbid(unsafe_code)]
 
+/// Acknowledgments that a later one makes needless.
+pub mod ack;
 /// MAC addresses, VXLAN network identifiers, VLAN identifiers.
 pub mod addr;
 /// ARP for IPv4.

@@ -198,3 +198,45 @@ fn whole_superframes_from_a_kernel_peer() {
     let vnet = superframe(&mut udp, &headers, 1400).unwrap();
     assert_eq!(vnet.validate(&headers), Ok(Gso::Udp { size: 1400 }));
 }
+
+/// Whatever [`Gro::push_unparsed`] takes without parsing, [`crate::parse`] and [`Gro::push`] take in the same way.
+#[test]
+fn unparsed_segments_merge_only_as_parsed_ones_would() {
+    let (first, second) = tcp_pair();
+    let udp = Spec::udp4(vec![2; 100]);
+    let cases = [
+        (first.clone(), second.clone()),
+        // The flow label is that of the identification.
+        (Spec { id: 8, ..first }.v6(), second.v6()),
+        (udp.clone(), udp.clone()),
+        (udp.clone().v6(), udp.v6()),
+    ];
+    for (first, second) in cases {
+        let (first, second) = (first.build(), second.build());
+        let headers = parse(&second).unwrap();
+        assert_eq!(unparsed(&first, &second), Some(Push::Merged));
+        for bit in 0..8 * usize::from(headers.payload_at) + 8 {
+            let mut segment = second.clone();
+            segment[bit / 8] ^= 0x80 >> (bit % 8);
+            // The IPv4 checksum made right again, too: then other fields must be seen for themselves.
+            let mut fixed = segment.clone();
+            if headers.l3 == L3::V4 && fixed[14] == 0x45 {
+                ipv4::fill_checksum(&mut fixed[14..34]);
+            }
+            for segment in [&segment, &fixed, &segment[..segment.len() - 1].to_vec()] {
+                let Some(taken) = unparsed(&first, segment) else { continue };
+                let headers = parse(segment).unwrap_or_else(|reason| panic!("bit {bit}: {reason:?}"));
+                assert_eq!(headers.l3_end as usize, segment.len(), "bit {bit}");
+                let mut buf = vec![0; MAX_FRAME];
+                let mut gro = Gro::start(&mut buf, &first, &parse(&first).unwrap()).unwrap();
+                assert_eq!(gro.push(&mut buf, segment, &headers), taken, "bit {bit}");
+            }
+        }
+    }
+}
+
+fn unparsed(first: &[u8], segment: &[u8]) -> Option<Push> {
+    let mut buf = vec![0; MAX_FRAME];
+    let mut gro = Gro::start(&mut buf, first, &parse(first).unwrap()).unwrap();
+    gro.push_unparsed(&mut buf, segment)
+}

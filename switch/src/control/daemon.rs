@@ -103,6 +103,7 @@ pub fn run(
     let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
     let access = access(&config)?;
     raise_descriptor_limit();
+    accelerate();
     let dataplane =
         DataplaneConfig { workers: workers(&config), spin_us: config.spin_us, ..DataplaneConfig::default() };
     let Started { engine, jobs, handle, dataplane: plane } =
@@ -290,6 +291,13 @@ fn tell(handle: &Handle, event: Event) {
     };
     if sent.is_err() {
         tracing::debug!("the engine has ended");
+    }
+}
+
+/// Sums by the vectors of this CPU.
+fn accelerate() {
+    if let Some(weft_sys::checksum::Kernels { sum, copy_and_sum }) = weft_sys::checksum::kernels() {
+        weft_encap::checksum::accelerate(weft_encap::checksum::Kernels { sum, copy_and_sum });
     }
 }
 

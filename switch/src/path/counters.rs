@@ -46,6 +46,8 @@ totals! {
     SuperframesWhole = "superframes_whole",
     /// UDP superframes that the switch made of a port's datagrams.
     UdpCoalesced = "udp_coalesced",
+    /// TCP acknowledgments left out because a later one in the same batch says all that they say.
+    AcksThinned = "acks_thinned",
     /// Sends to peers.
     TunnelSends = "tunnel_sends",
     /// Sends to peers that the kernel would not segment and that went out one by one.

@@ -5,6 +5,7 @@
 
 mod peer;
 mod port;
+mod thin;
 
 use weft_encap::{Headers, Reason};
 
@@ -64,6 +65,7 @@ impl Out {
         let (worker, cutter, transmitter) = (self.worker, &mut self.cutter, &mut self.transmitter);
         self.ports.each(|slot, queue| {
             let slot = PortSlot(slot as u16);
+            thin::thin(queue, pool, counters);
             match snapshot.ports.get(slot) {
                 Some(port) => port::Turn { worker, port, pool, counters, cutter }.flush(queue),
                 None => {

@@ -306,8 +306,8 @@ struct Count<'a> {
 
 impl Tally for Count<'_> {
     #[inline]
-    fn heard(&mut self, peer: PeerSlot, bytes: usize) {
-        self.counters.rx_peer(peer, 1, bytes as u64, self.now);
+    fn heard(&mut self, peer: PeerSlot, packets: usize, bytes: usize) {
+        self.counters.rx_peer(peer, packets as u64, bytes as u64, self.now);
     }
 
     fn dropped(&mut self, peer: Option<PeerSlot>, reason: Reason) {

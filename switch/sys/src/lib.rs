@@ -10,6 +10,7 @@
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
 //! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
+//! - `checksum`: sums and summing copies by the CPU's vectors
 //! - `sysctl`: `/proc/sys` of the current namespace
 //! - `pathid`: does a name in a directory still mean the same file
 //! - `machine`: CPUs, boot id, monotonic clock, host name
@@ -19,6 +20,7 @@
 //! - `thread`: what a thread costs
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod checksum;
 mod cmsg;
 mod ioctl;
 pub mod link;

@@ -21,6 +21,7 @@ impl Turn<'_> {
     pub(super) fn flush(mut self, queue: &mut Vec<Packet>) {
         if queue.len() > 1 {
             queue.sort_unstable_by_key(|packet| (packet.sender, packet.order));
+            super::thin::thin(queue, self.pool, self.counters);
         }
         self.prepare(queue);
         let mut at = 0;

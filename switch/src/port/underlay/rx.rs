@@ -12,8 +12,8 @@ use crate::table::{Peer, PeerSlot, Tunnels};
 
 /// Who is told what became of VXLAN packets.
 pub trait Tally {
-    /// A packet of `bytes` inner bytes came from a peer.
-    fn heard(&mut self, peer: PeerSlot, bytes: usize);
+    /// `packets` of `bytes` inner bytes in all came from a peer.
+    fn heard(&mut self, peer: PeerSlot, packets: usize, bytes: usize);
     /// A packet was dropped; `None`: its sender is not known.
     fn dropped(&mut self, peer: Option<PeerSlot>, reason: Reason);
     /// Segments were made one superframe.
@@ -43,6 +43,8 @@ struct Glue {
     frame: Frame,
     gro: Gro,
     peer: PeerSlot,
+    /// Of the first segment.
+    vxlan: [u8; vxlan::LEN],
 }
 
 /// The tables and buffers that one receive works with.
@@ -147,7 +149,7 @@ impl<T: Tally> Turn<'_, T> {
         let peer = self.peer(from, vni).map_err(|reason| (None, reason))?;
         let slot = peer.slot;
         let mtu = peer.mtu as usize;
-        self.tally.heard(slot, len);
+        self.tally.heard(slot, 1, len);
         let known = |reason| (Some(slot), reason);
         frame.pull_front(vxlan::LEN);
         let mut headers = parse(frame.bytes()).map_err(known)?;
@@ -175,14 +177,42 @@ impl<T: Tally> Turn<'_, T> {
             let len = run.segment.min(run.frame.len());
             let packet = &mut run.frame.bytes_mut()[..len];
             match self.packet(packet, run.from, run.ecn) {
-                Ok((peer, headers)) => self.glue(&mut glue, peer, &packet[vxlan::LEN..], &headers),
+                Ok((peer, headers)) => self.glue(&mut glue, peer, packet, &headers),
                 Err((peer, reason)) => self.tally.dropped(peer, reason),
             }
             run.frame.pull_front(len);
+            if let Some(open) = &mut glue
+                && ecn::keeps_inner(run.ecn)
+            {
+                self.follow(open, &mut run);
+            }
         }
         self.finish(glue);
         self.pool.give(run.frame);
         None
+    }
+
+    /// Glues packets of the run as long as each plainly continues the last: same VXLAN header, and inner headers that
+    /// say the same. They need no parsing and no look-up of their peer.
+    #[inline]
+    fn follow(&mut self, open: &mut Glue, run: &mut Run) {
+        let (mut packets, mut bytes) = (0, 0);
+        while let Some((header, rest)) = run.frame.bytes().split_first_chunk()
+            && *header == open.vxlan
+        {
+            let len = (run.segment - vxlan::LEN).min(rest.len());
+            match open.gro.push_unparsed(open.frame.spare_mut(), &rest[..len]) {
+                Some(Push::Merged) => {}
+                Some(Push::Drop(reason)) => self.tally.dropped(Some(open.peer), reason),
+                Some(Push::Flush) | None => break,
+            }
+            packets += 1;
+            bytes += len;
+            run.frame.pull_front(vxlan::LEN + len);
+        }
+        if packets > 0 {
+            self.tally.heard(open.peer, packets, bytes);
+        }
     }
 
     /// Checks one VXLAN packet of a run and applies the outer congestion mark.
@@ -195,7 +225,7 @@ impl<T: Tally> Turn<'_, T> {
     ) -> Result<(PeerSlot, Headers), (Option<PeerSlot>, Reason)> {
         let (vni, inner) = vxlan::pop(packet).map_err(|reason| (None, reason))?;
         let slot = self.peer(from, vni).map_err(|reason| (None, reason))?.slot;
-        self.tally.heard(slot, inner.len());
+        self.tally.heard(slot, 1, inner.len());
         let mut headers = parse(inner).map_err(|reason| (Some(slot), reason))?;
         ecn::decapsulate(&mut packet[vxlan::LEN..], &mut headers, ecn)
             .map_err(|reason| (Some(slot), reason))?;
@@ -204,7 +234,8 @@ impl<T: Tally> Turn<'_, T> {
 
     /// Adds a segment to the superframe in the making, or finishes that and starts another.
     #[inline]
-    fn glue(&mut self, glue: &mut Option<Glue>, peer: PeerSlot, segment: &[u8], headers: &Headers) {
+    fn glue(&mut self, glue: &mut Option<Glue>, peer: PeerSlot, packet: &[u8], headers: &Headers) {
+        let Some((header, segment)) = packet.split_first_chunk() else { return };
         if let Some(open) = glue.as_mut().filter(|open| open.peer == peer) {
             match open.gro.push(open.frame.spare_mut(), segment, headers) {
                 Push::Merged => return,
@@ -217,7 +248,7 @@ impl<T: Tally> Turn<'_, T> {
             return self.tally.dropped(Some(peer), Reason::NoBuffer);
         };
         match Gro::start(frame.spare_mut(), segment, headers) {
-            Ok(gro) => *glue = Some(Glue { frame, gro, peer }),
+            Ok(gro) => *glue = Some(Glue { frame, gro, peer, vxlan: *header }),
             Err(reason) => {
                 self.tally.dropped(Some(peer), reason);
                 self.pool.give(frame);
@@ -226,7 +257,7 @@ impl<T: Tally> Turn<'_, T> {
     }
 
     fn finish(&mut self, glue: Option<Glue>) {
-        let Some(Glue { mut frame, gro, peer }) = glue else { return };
+        let Some(Glue { mut frame, gro, peer, .. }) = glue else { return };
         frame.vnet = gro.finish(frame.spare_mut());
         frame.set_len(gro.len());
         frame.ingress = Ingress::Peer(peer);
