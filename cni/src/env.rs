@@ -44,9 +44,13 @@ pub(crate) struct Env {
 impl Env {
     /// Reads the environment; variables that the verb requires must be there.
     pub(crate) fn read() -> Result<Env, CniError> {
-        let get = |name: &str| {
+        Env::of(|name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
-        };
+        })
+    }
+
+    /// The same from variables that `get` gives, empty where there is none.
+    pub(crate) fn of(get: impl Fn(&str) -> String) -> Result<Env, CniError> {
         let command = get("CNI_COMMAND");
         let verb = match command.as_str() {
             "ADD" => Verb::Add,

@@ -269,6 +269,15 @@ impl Config {
         }
     }
 
+    /// The configuration of a file with this text, without flags and variables.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn of_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let file = File { path: path.to_owned(), text: text.to_owned() };
+        Config::check(&Settings::default(), file.parse()?, Some(&file))
+    }
+
     fn check(flags: &Settings, from_file: Settings, file: Option<&File>) -> Result<Config, ConfigError> {
         let default = Config::defaults();
         let check = Check { flags, file };

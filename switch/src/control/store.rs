@@ -16,7 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 
 use super::state::State;
-pub use object::{Object, Place, changes};
+pub use object::{Object, Place, changes, load as load_object};
 
 /// Number of the format: a file with another one is not read.
 pub const FORMAT: &str = "1";
@@ -248,6 +248,10 @@ fn read(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Databas
 }
 
 fn read_unguarded(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
+    if fs::metadata(path).is_ok_and(|meta| meta.len() == 0) {
+        // redb would take it for a new one, and all that was kept would be gone without a word.
+        return Err(ReadError::Damaged("it is empty".into()));
+    }
     load(Database::create(path)?, boot_id, state)
 }
 
@@ -261,7 +265,11 @@ fn read_copy(bytes: Vec<u8>, boot_id: Option<&str>, state: &mut State) -> Result
 }
 
 /// Puts what an open file holds into `state`; a new file gets its format.
-fn load(database: Database, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
+fn load(mut database: Database, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
+    // Opening repairs what a kill left; only this compares the checksums of the pages.
+    if !database.check_integrity()? {
+        return Err(ReadError::Damaged("its checksums do not match".into()));
+    }
     let begun = database.begin_read()?;
     match begun.open_table(META) {
         Err(redb::TableError::TableDoesNotExist(_)) => {
@@ -292,7 +300,7 @@ fn load(database: Database, boot_id: Option<&str>, state: &mut State) -> Result<
     }
     for entry in begun.open_table(OBJECTS)?.iter()? {
         let (key, value) = entry?;
-        object::load(state, key.value(), value.value())
+        load_object(state, key.value(), value.value())
             .map_err(|error| ReadError::Damaged(format!("{}: {error}", key.value())))?;
     }
     Ok(database)

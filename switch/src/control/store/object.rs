@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::Owner;
 use weft_encap::{MacAddr, VlanId};
 
-use crate::control::state::{State, StaticMac, StaticNeighbour};
+use crate::control::state::{PortRecord, State, StaticMac, StaticNeighbour};
 
 /// Which file an object is kept in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +79,7 @@ pub fn changes(old: &State, new: &State) -> Vec<Object> {
         &new.routes,
         |(bridge, dst), route| {
             (route.owner != Owner::File)
-                .then(|| (Place::Settings, format!("route/{bridge}/{dst}"), json(route)))
+                .then(|| (Place::Settings, format!("route/{}", route_key(bridge, dst)), json(route)))
         },
         &mut all,
     );
@@ -90,9 +91,8 @@ pub fn changes(old: &State, new: &State) -> Vec<Object> {
         &old.statics,
         &new.statics,
         |(bridge, vlan, mac), entry| {
-            let tag = vlan.map_or(0, VlanId::get);
             let station = Station { bridge: bridge.clone(), vlan: *vlan, mac: *mac, entry: entry.clone() };
-            Some((both(&entry.port), format!("fdb/{bridge}/{tag}/{mac}"), json(&station)))
+            Some((both(&entry.port), format!("fdb/{}", station_key(bridge, *vlan, *mac)), json(&station)))
         },
         &mut all,
     );
@@ -101,7 +101,7 @@ pub fn changes(old: &State, new: &State) -> Vec<Object> {
         &new.neighbours,
         |(bridge, ip), entry| {
             let neighbour = Neighbour { bridge: bridge.clone(), ip: *ip, entry: entry.clone() };
-            Some((both(&entry.port), format!("neighbour/{bridge}/{ip}"), json(&neighbour)))
+            Some((both(&entry.port), format!("neighbour/{}", neighbour_key(bridge, *ip)), json(&neighbour)))
         },
         &mut all,
     );
@@ -128,27 +128,44 @@ pub fn changes(old: &State, new: &State) -> Vec<Object> {
 }
 
 /// Puts one kept object into `state`.
-pub(super) fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong with it: an unknown kind, a value that does not decode, one that is another key's.
+pub fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), String> {
     fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
         serde_json::from_slice(value).map_err(|error| error.to_string())
     }
     fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
         text.parse().map_err(|error: T::Err| error.to_string())
     }
+    fn same(rest: &str, expected: &str) -> Result<(), String> {
+        if rest == expected { Ok(()) } else { Err(format!("it holds the value of {expected}")) }
+    }
     let (kind, rest) = key.split_once('/').ok_or("a key without a kind")?;
     match kind {
-        "port" => drop(state.ports.insert(rest.to_owned(), Arc::new(parse(value)?))),
-        "bridge" => drop(state.bridges.insert(rest.to_owned(), Arc::new(parse(value)?))),
+        "port" => {
+            let port: PortRecord = parse(value)?;
+            same(rest, &port.spec.name)?;
+            state.ports.insert(rest.to_owned(), Arc::new(port));
+        }
+        "bridge" => {
+            let bridge: weft_api::BridgeSpec = parse(value)?;
+            same(rest, &bridge.name)?;
+            state.bridges.insert(rest.to_owned(), Arc::new(bridge));
+        }
         "route" => {
             let route: weft_api::transaction::RouteSpec = parse(value)?;
+            same(rest, &route_key(&route.bridge, &route.dst))?;
             state.routes.insert((route.bridge.clone(), route.dst), route);
         }
         "fdb" => {
             let station: Station = parse(value)?;
+            same(rest, &station_key(&station.bridge, station.vlan, station.mac))?;
             state.statics.insert((station.bridge, station.vlan, station.mac), station.entry);
         }
         "neighbour" => {
             let neighbour: Neighbour = parse(value)?;
+            same(rest, &neighbour_key(&neighbour.bridge, neighbour.ip))?;
             state.neighbours.insert((neighbour.bridge, neighbour.ip), neighbour.entry);
         }
         "lease" => drop(state.ipam.leases.insert(name(rest)?, parse(value)?)),
@@ -157,6 +174,18 @@ pub(super) fn load(state: &mut State, key: &str, value: &[u8]) -> Result<(), Str
         _ => return Err(format!("objects of kind `{kind}` are not known")),
     }
     Ok(())
+}
+
+fn route_key(bridge: &str, dst: &IpNet) -> String {
+    format!("{bridge}/{dst}")
+}
+
+fn station_key(bridge: &str, vlan: Option<VlanId>, mac: MacAddr) -> String {
+    format!("{bridge}/{}/{mac}", vlan.map_or(0, VlanId::get))
+}
+
+fn neighbour_key(bridge: &str, ip: IpAddr) -> String {
+    format!("{bridge}/{ip}")
 }
 
 type Kept = (Place, String, Vec<u8>);

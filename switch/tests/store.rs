@@ -1,0 +1,176 @@
+//! The store against damage: a file that was damaged is refused, kept aside and replaced.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use weft_api::{BridgeSpec, Owner, PortKind, PortSpec};
+use weft_switch::control::state::{Lease, PortRecord, State};
+use weft_switch::control::store::{Loaded, Place, Store, changes};
+
+const BOOT: &str = "boot-1";
+
+/// SplitMix64: the same sequence in every process.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.roll() % n
+    }
+}
+
+/// The states that writers go through, one after the other.
+struct Sequence {
+    number: u64,
+    state: State,
+}
+
+impl Sequence {
+    fn at(number: u64) -> Self {
+        let mut sequence = Sequence { number: 0, state: State::default() };
+        while sequence.number < number {
+            sequence.step();
+        }
+        sequence
+    }
+
+    /// One change: of pods, of settings, or of both, as transactions make them.
+    fn step(&mut self) {
+        self.number += 1;
+        let mut dice = Dice(self.number);
+        let kind = dice.below(5);
+        if kind != 1 {
+            for _ in 0..=dice.below(8) {
+                self.pod(dice.below(60) as u8);
+            }
+        }
+        if kind <= 1 {
+            self.setting(dice.below(40), dice.roll());
+        }
+    }
+
+    fn pod(&mut self, n: u8) {
+        let (name, ip) = (format!("pod{n}"), IpAddr::from([10, 244, 1, n]));
+        if self.state.ports.remove(&name).is_some() {
+            self.state.ipam.leases.remove(&ip);
+            self.state.ipam.quarantine.insert(ip, self.number);
+            return;
+        }
+        let mut spec = PortSpec::new(&name, "br0", PortKind::Tap, Owner::Cni);
+        spec.external_ids = [("padding".to_owned(), "x".repeat(usize::from(n) * 20))].into();
+        self.state.ports.insert(name.clone(), Arc::new(PortRecord::new(spec)));
+        self.state.ipam.quarantine.remove(&ip);
+        self.state.ipam.leases.insert(ip, Lease { port: name, attachment: None });
+    }
+
+    fn setting(&mut self, n: u64, value: u64) {
+        let name = format!("br{n}");
+        if value.is_multiple_of(3) && self.state.bridges.remove(&name).is_some() {
+            return;
+        }
+        let mut bridge = BridgeSpec::new(&name, Owner::Cli);
+        bridge.flood_pps = value as u32;
+        self.state.bridges.insert(name, Arc::new(bridge));
+    }
+}
+
+type Objects = BTreeMap<String, Vec<u8>>;
+
+/// What one of the files keeps of a state, or both.
+fn objects(state: &State, place: Option<Place>) -> Objects {
+    let kept = changes(&State::default(), state);
+    let kept = kept.into_iter().filter(|object| place.is_none_or(|place| object.place == place));
+    kept.map(|object| (object.key, object.value.unwrap_or_default())).collect()
+}
+
+fn open(dir: &Path) -> (Store, Loaded) {
+    Store::open(&dir.join("run"), &dir.join("lib"), BOOT).expect("the directories can be written to")
+}
+
+/// A store with something in both files, closed.
+fn filled(dir: &Path) -> State {
+    let state = Sequence::at(60).state;
+    let (store, _) = open(dir);
+    store.write(&State::default(), &state).expect("it is written");
+    state
+}
+
+fn files_aside(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a directory").flatten().map(|entry| entry.path());
+    let ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{name}.damaged-")))
+    };
+    entries.filter(ours).collect()
+}
+
+#[test]
+fn damage_is_refused_and_kept_aside_or_harmless() {
+    let mut dice = Dice(7);
+    let (mut refused, mut harmless) = (0, 0);
+    for round in 0..60 {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = filled(dir.path());
+        let (folder, name) = [("run", "ports.redb"), ("lib", "settings.redb")][round % 2];
+        let (folder, path) = (dir.path().join(folder), dir.path().join(folder).join(name));
+        let good = fs::read(&path).expect("a file");
+        let mut bytes = good.clone();
+        let at = dice.below(bytes.len() as u64) as usize;
+        match round / 2 % 5 {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << dice.below(8),
+            2 => bytes[at..].fill(0),
+            3 => bytes.iter_mut().skip(at).take(4096).for_each(|byte| *byte = 0),
+            // Something that is there for certain.
+            _ => {
+                let needle: &[u8] = if round % 2 == 0 { b"10.244.1." } else { b"flood_pps" };
+                let found = bytes.windows(needle.len()).position(|window| window == needle);
+                bytes[found.expect("it is kept as text")] ^= 1;
+            }
+        }
+        fs::write(&path, &bytes).expect("it can be written");
+        let (store, loaded) = open(dir.path());
+        let aside = files_aside(&folder, name);
+        if loaded.damaged.is_empty() {
+            assert_eq!(
+                objects(&loaded.state, None),
+                objects(&state, None),
+                "round {round}: silently changed"
+            );
+            assert!(aside.is_empty());
+            harmless += 1;
+        } else {
+            let message = &loaded.damaged[0];
+            assert!(message.contains(name) && message.contains("was moved to"), "{message}");
+            assert_eq!(aside.len(), 1, "{message}");
+            let place = if round % 2 == 0 { Place::Settings } else { Place::Ports };
+            assert_eq!(objects(&loaded.state, None), objects(&state, Some(place)), "the other file is whole");
+            refused += 1;
+        }
+        store.write(&loaded.state, &state).expect("the fresh file is written");
+        drop(store);
+        let (_, again) = open(dir.path());
+        assert_eq!(objects(&again.state, None), objects(&state, None));
+        assert!(again.damaged.is_empty());
+    }
+    println!("{refused} refused, {harmless} harmless");
+    assert!(refused >= 20);
+}
+
+#[test]
+fn an_empty_file_is_damaged_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    filled(dir.path());
+    fs::write(dir.path().join("lib/settings.redb"), b"").expect("it can be written");
+    let (_, loaded) = open(dir.path());
+    assert!(loaded.damaged[0].contains("settings.redb"), "{:?}", loaded.damaged);
+}
