@@ -135,6 +135,24 @@ impl Node {
         .with_context(|| format!("log of {}:\n{}", self.name, self.log()))
     }
 
+    /// Starts a second daemon, under a keeper, that takes over from the running one, and waits until that has ended.
+    pub fn take_over(&mut self) -> Result<()> {
+        let Some(mut first) = self.daemon.take() else { bail!("no daemon runs") };
+        self.keeper = Some(Vec::new());
+        self.flag(&["--take-over"]);
+        let log = fs::OpenOptions::new().append(true).open(self.file("log"))?;
+        let mut command = self.kept();
+        self.flags.pop();
+        command.stdout(Stdio::null()).stderr(log);
+        self.daemon = Some(command.spawn().context("starting the second weftd")?);
+        eventually(10, || {
+            let ended = first.try_wait()?;
+            ensure!(ended.is_some_and(|status| status.success()), "the first weftd: {ended:?}");
+            ensure!(self.weft_json(&["status"])?["pid"] == self.pid(), "the second one does not answer");
+            Ok(())
+        })
+    }
+
     /// Process id of the running daemon. With a keeper it changes; 0: it is just being started.
     pub fn pid(&self) -> u32 {
         let child = self.daemon.as_ref().expect("weftd runs").id();

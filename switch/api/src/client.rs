@@ -19,6 +19,7 @@ use crate::error::ApiError;
 use crate::paths;
 use crate::report::Status;
 use crate::transaction::{Transaction, TransactionReply};
+use crate::upgrade::{UpgradeReply, UpgradeRequest};
 
 /// Time limit of a call unless another is set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,6 +127,11 @@ impl Client {
     /// Makes changes, all or none.
     pub async fn transaction(&self, transaction: &Transaction) -> Result<TransactionReply, ClientError> {
         self.post(paths::TRANSACTION, transaction).await
+    }
+
+    /// Lets another process take over, and waits until it forwards.
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReply, ClientError> {
+        self.post(paths::UPGRADE, request).await
     }
 
     async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
@@ -241,6 +247,11 @@ impl BlockingClient {
     /// As [`Client::transaction`].
     pub fn transaction(&self, transaction: &Transaction) -> Result<TransactionReply, ClientError> {
         self.runtime.block_on(self.client.transaction(transaction))
+    }
+
+    /// As [`Client::upgrade`].
+    pub fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReply, ClientError> {
+        self.runtime.block_on(self.client.upgrade(request))
     }
 
     /// Waits until the daemon says that it is ready, for at most `limit`; asks at least once.

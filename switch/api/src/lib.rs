@@ -21,12 +21,15 @@ pub mod port;
 pub mod report;
 /// Changes: commands, all or nothing.
 pub mod transaction;
+/// The planned upgrade.
+pub mod upgrade;
 
 pub use bridge::{BridgeInfo, BridgeSpec};
 pub use client::{BlockingClient, Client, ClientError};
 pub use error::{ApiError, Code};
 pub use port::{Owner, PortInfo, PortKind, PortSpec, PortState};
 pub use transaction::{Command, Outcome, Transaction, TransactionReply};
+pub use upgrade::{UpgradeReply, UpgradeRequest};
 pub use weft_encap::{MacAddr, VlanId, Vni};
 
 /// Paths of the control API, for server and clients alike.
@@ -51,6 +54,8 @@ pub mod paths {
     pub const STATS: &str = "/v1/stats";
     /// `POST` [`crate::Transaction`]: [`crate::TransactionReply`].
     pub const TRANSACTION: &str = "/v1/transaction";
+    /// `POST` [`crate::UpgradeRequest`]: [`crate::UpgradeReply`], once another process forwards.
+    pub const UPGRADE: &str = "/v1/upgrade";
     /// `GET`: the OpenAPI document.
     pub const OPENAPI: &str = "/openapi.json";
 }

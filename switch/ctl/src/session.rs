@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use weft_api::{BlockingClient, Client, ClientError};
+use weft_api::{BlockingClient, Client, ClientError, UpgradeReply, UpgradeRequest};
+
+/// How long an upgrade may take.
+const UPGRADE: Duration = Duration::from_secs(50);
 
 /// How to print: for people, or the API's own JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -73,6 +76,12 @@ impl Session {
             self.client = Some(BlockingClient::new(client)?);
         }
         self.client.as_ref().ok_or_else(|| ClientError::Runtime(std::io::Error::other("no client")))
+    }
+
+    /// Lets another process take over; that may take longer than other calls.
+    pub(crate) fn upgrade(&mut self, request: &UpgradeRequest) -> Result<UpgradeReply, ClientError> {
+        let client = Client::new(&self.settings.socket).with_timeout(self.settings.timeout.max(UPGRADE));
+        BlockingClient::new(client)?.upgrade(request)
     }
 
     /// Asks the daemon for one of [`weft_api::paths`].

@@ -214,6 +214,13 @@ impl Keeper<'_> {
         }
         if let Some(pid) = message.get("MAINPID").and_then(|pid| pid.parse().ok()) {
             follow(main, pid);
+            if !main.aborted && main.deadline.is_some() {
+                main.deadline = self.args.watchdog.map(|period| Instant::now() + period);
+            }
+            // The signal went to the process before.
+            if self.asked_to_end {
+                let _ = kill_process(main.pid, Signal::TERM);
+            }
         }
         pass_up(&message);
         self.keep(message);

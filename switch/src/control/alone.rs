@@ -16,7 +16,7 @@ const NAME: &[u8] = b"weftd";
 /// Held while this process looks after the host's network of its namespace.
 #[derive(Debug)]
 pub struct Alone {
-    _socket: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
 }
 
 /// Why not.
@@ -37,6 +37,23 @@ pub enum NotAlone {
 }
 
 impl Alone {
+    /// Takes the sign over from another daemon.
+    ///
+    /// # Errors
+    /// Those of `listen(2)`, by which this process signs.
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Alone> {
+        rustix::net::listen(&socket, 8)?;
+        Ok(Alone { socket: Some(socket) })
+    }
+
+    /// Another descriptor of the sign, if there is one.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone_fd(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
     /// Takes the calling thread's network namespace.
     ///
     /// # Errors
@@ -46,7 +63,7 @@ impl Alone {
         match rustix::net::bind(&socket, &name()?) {
             Ok(()) => {
                 rustix::net::listen(&socket, 8).map_err(io::Error::from)?;
-                Ok(Alone { _socket: Some(socket) })
+                Ok(Alone { socket: Some(socket) })
             }
             Err(Errno::ADDRINUSE) => match holder() {
                 Ok(holder) if holder.uid.is_root() => {
@@ -57,7 +74,7 @@ impl Alone {
                         ?held,
                         "the abstract socket `weftd` is taken by a process that is not root's"
                     );
-                    Ok(Alone { _socket: None })
+                    Ok(Alone { socket: None })
                 }
             },
             Err(error) => Err(io::Error::from(error).into()),

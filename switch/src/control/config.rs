@@ -46,6 +46,9 @@ pub struct Args {
     /// Check configuration and cluster file, then exit: 0 when both are good, 1 when not
     #[arg(long)]
     pub check: bool,
+    /// Take everything over from the weftd that runs with this run directory, losing no packet; without one, just start
+    #[arg(long, conflicts_with_all = ["check", "purge"])]
+    pub take_over: bool,
     /// Remove everything that weftd made (ports, weft0, routes, nft table, sysctls), then exit; no weftd may run
     #[arg(long, conflicts_with = "check")]
     pub purge: bool,

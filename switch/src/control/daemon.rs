@@ -3,7 +3,7 @@
 //! Threads: the engine's; the watch's; the workers'; and the main one, which runs a tokio for both sockets and the
 //! signals. Ports outlive the process: their devices are persistent, and the next start attaches to them again.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use super::cni;
 use super::config::{Args, Config, LogFormat};
 use super::effects::host::{HostNetwork, record_path};
 use super::engine::{self, Handle, Job, Started};
+use super::handover::{self, Giver, Taken};
 use super::holder::Holder;
 use super::pulse::Pulse;
 use super::report::Reporter;
@@ -30,7 +31,7 @@ use super::serve::{self, Access};
 use super::state::PortRecord;
 use super::store::{Lock, Store};
 use super::watch::{self, Event, Watch};
-use crate::path::dataplane::DataplaneConfig;
+use crate::path::dataplane::{Dataplane, DataplaneConfig};
 
 /// Descriptors wanted: two a port, and those of sockets and stores.
 const DESCRIPTORS: u64 = 65_536;
@@ -89,7 +90,8 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     ))
 }
 
-/// Runs the daemon until a signal ends it. `inherited`: descriptors that the service manager held, by name.
+/// Runs the daemon until a signal ends it, or another one has taken over. `inherited`: descriptors that the service
+/// manager held, by name.
 ///
 /// # Errors
 /// Why it cannot start, or the engine's end without a signal.
@@ -99,15 +101,25 @@ pub fn run(
     log: &LogHandle,
     inherited: Vec<(String, OwnedFd)>,
 ) -> anyhow::Result<()> {
-    let _lock = Lock::take(&config.run_dir)?;
-    let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
-    let access = access(&config)?;
     raise_descriptor_limit();
     accelerate();
+    let mut taken = if args.take_over { handover::take(&config.run_dir)? } else { None };
+    let signs = Signs::take(&config, taken.as_mut())?;
+    let access = access(&config)?;
+    let sockets = [(CONTROL, &config.socket), (PLUGINS, &config.cni_socket)].map(|(name, path)| {
+        let socket = taken.as_mut().and_then(|taken| taken.descriptor(name))?;
+        bound_to(socket, path)
+    });
+    let holder = match &mut taken {
+        Some(taken) => Holder::handed_over(taken.descriptors(), taken.has_same_manager()),
+        None => Holder::new(inherited),
+    };
     let dataplane =
         DataplaneConfig { workers: workers(&config), spin_us: config.spin_us, ..DataplaneConfig::default() };
     let Started { engine, jobs, handle, dataplane: plane } =
-        engine::start(&config, &dataplane, Holder::new(inherited))?;
+        engine::start(&config, &dataplane, holder, taken.as_ref())?;
+    drop(taken);
+    let signs = signs.sign()?;
     let engine = std::thread::Builder::new()
         .name("weft-engine".to_owned())
         .spawn(move || engine.run(&jobs))
@@ -118,10 +130,12 @@ pub fn run(
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let reporter = Arc::new(Reporter::new(handle.clone(), Arc::clone(&plane), dataplane.workers));
-    let pulse = Pulse::new(handle.clone(), Arc::clone(&plane));
-    let served =
-        runtime.block_on(serve_until_signal(args, &config, access, log, &handle, (reporter, pulse), &engine));
+    let doors = Doors { args, config: &config, access, log, handle: &handle, workers: dataplane.workers };
+    let served = runtime.block_on(doors.serve_until_signal(Arc::clone(&plane), sockets, &signs, &engine));
+    if matches!(served, Ok(End::HandedOver)) {
+        // Without a single destructor: nothing here is this process's own any more.
+        std::process::exit(0);
+    }
     let _ = notify("STOPPING=1");
     runtime.shutdown_background();
     drop(watch);
@@ -137,49 +151,145 @@ pub fn run(
     Ok(())
 }
 
-async fn serve_until_signal<T>(
-    args: &Args,
-    config: &Config,
+/// How serving ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// By a signal.
+    Asked,
+    /// Another process has everything.
+    HandedOver,
+}
+
+/// What a hand-over calls the lock, the sign of the network namespace, and the listening sockets.
+const LOCK: &str = "lock";
+const ALONE: &str = "alone";
+const CONTROL: &str = "listen-control";
+const PLUGINS: &str = "listen-cni";
+
+/// What says that this daemon runs here, and no other.
+struct Signs {
+    lock: Lock,
+    alone: Option<Alone>,
+}
+
+impl Signs {
+    fn take(config: &Config, taken: Option<&mut Taken>) -> anyhow::Result<Signs> {
+        let Some(taken) = taken else {
+            let lock = Lock::take(&config.run_dir)?;
+            let alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
+            return Ok(Signs { lock, alone });
+        };
+        let lock = taken.descriptor(LOCK).context("the lock was not handed over")?;
+        let alone = match (taken.descriptor(ALONE), &config.internal) {
+            (Some(sign), Some(_)) => Some(Alone::from_fd(sign)?),
+            (None, Some(_)) => Some(Alone::take()?),
+            (_, None) => None,
+        };
+        Ok(Signs { lock: Lock::from_fd(lock), alone })
+    }
+
+    /// Puts this process's name to them.
+    fn sign(mut self) -> anyhow::Result<Signs> {
+        self.lock.sign().context("the lock")?;
+        Ok(self)
+    }
+
+    fn duplicates(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
+        let mut all = vec![(LOCK.to_owned(), self.lock.try_clone_fd()?)];
+        if let Some(sign) = self.alone.as_ref().map(Alone::try_clone_fd).transpose()?.flatten() {
+            all.push((ALONE.to_owned(), sign));
+        }
+        Ok(all)
+    }
+}
+
+/// Everything around the sockets.
+struct Doors<'a> {
+    args: &'a Args,
+    config: &'a Config,
     access: Access,
-    log: &LogHandle,
-    handle: &Handle,
-    (reporter, pulse): (Arc<Reporter>, Pulse),
-    engine: &std::thread::JoinHandle<T>,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let listener = serve::bind(&config.socket, access)
-        .with_context(|| format!("control socket {}", config.socket.display()))?;
-    let _control = SocketFile(&config.socket);
-    let queue = config.state_dir.join("cni-del");
-    let plugins = cni::Server::bind(&config.cni_socket, queue, handle.clone())
-        .with_context(|| format!("plugin's socket {}", config.cni_socket.display()))?;
-    let _plugins = SocketFile(&config.cni_socket);
-    tokio::spawn(serve::serve(listener, access, reporter));
-    tokio::spawn(plugins.run());
-    let ports = handle.view().state.ports.len();
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        socket = %config.socket.display(),
-        ports,
-        "ready"
-    );
-    let _ = notify("READY=1");
-    let pulse = pulse.run();
-    tokio::pin!(pulse);
-    let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            () = &mut pulse => {}
-            _ = hang_up.recv() => reload(args, config, log, handle),
-            _ = look.tick() => if engine.is_finished() {
-                bail!("the engine ended by itself; see the log");
-            },
+    log: &'a LogHandle,
+    handle: &'a Handle,
+    workers: usize,
+}
+
+impl Doors<'_> {
+    async fn serve_until_signal<T>(
+        &self,
+        plane: Arc<Dataplane>,
+        [control, plugins]: [Option<OwnedFd>; 2],
+        signs: &Signs,
+        engine: &std::thread::JoinHandle<T>,
+    ) -> anyhow::Result<End> {
+        let (config, handle) = (self.config, self.handle);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let listener = match control {
+            Some(socket) => serve::adopt(socket),
+            None => serve::bind(&config.socket, self.access),
+        };
+        let listener = listener.with_context(|| format!("control socket {}", config.socket.display()))?;
+        let queue = config.state_dir.join("cni-del");
+        let plugins = match plugins {
+            Some(socket) => cni::Server::adopt(socket, &config.cni_socket, queue, handle.clone()),
+            None => cni::Server::bind(&config.cni_socket, queue, handle.clone()),
+        };
+        let plugins = plugins.with_context(|| format!("plugin's socket {}", config.cni_socket.display()))?;
+        let hand_over = handover::socket(&config.run_dir);
+        let files = [&config.socket, &config.cni_socket, &hand_over].map(|path| SocketFile(path));
+
+        let mut own = signs.duplicates()?;
+        own.push((CONTROL.to_owned(), listener.as_fd().try_clone_to_owned()?));
+        own.push((PLUGINS.to_owned(), plugins.try_clone_fd()?));
+        let reporter = || Reporter::new(handle.clone(), Arc::clone(&plane), self.workers);
+        let giver = Arc::new(Giver::new(handle.clone(), Arc::clone(&plane), reporter(), own));
+        Arc::clone(&giver).serve(&config.run_dir).context("the hand-over's socket")?;
+        let source = Arc::new(reporter().with_giver(Arc::clone(&giver)));
+        tokio::spawn(serve::serve_while(listener, self.access, source, giver.gate()));
+        tokio::spawn(plugins.run(giver.gate()));
+        let ports = handle.view().state.ports.len();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            socket = %config.socket.display(),
+            ports,
+            "ready"
+        );
+        let _ = notify("READY=1");
+        let pulse = Pulse::new(handle.clone(), Arc::clone(&plane)).run();
+        tokio::pin!(pulse);
+        let left = giver.has_left();
+        tokio::pin!(left);
+        let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut asked = false;
+        loop {
+            // In the middle of a hand-over, what comes of it decides.
+            if asked && !giver.is_giving() {
+                return Ok(End::Asked);
+            }
+            tokio::select! {
+                _ = terminate.recv() => asked = true,
+                _ = interrupt.recv() => asked = true,
+                () = &mut left => {
+                    // They are the other process's.
+                    std::mem::forget(files);
+                    return Ok(End::HandedOver);
+                }
+                () = &mut pulse => {}
+                _ = hang_up.recv() => reload(self.args, config, self.log, handle),
+                _ = look.tick() => if engine.is_finished() {
+                    bail!("the engine ended by itself; see the log");
+                },
+            }
         }
     }
+}
+
+/// The socket, if it is bound to that path.
+fn bound_to(socket: OwnedFd, path: &Path) -> Option<OwnedFd> {
+    let socket = std::os::unix::net::UnixListener::from(socket);
+    let bound = socket.local_addr().ok()?;
+    (bound.as_pathname() == Some(path)).then(|| socket.into())
 }
 
 /// The file of a socket that this process has bound. Another daemon's must not go with it.
@@ -249,7 +359,7 @@ pub fn purge(config: &Config) -> anyhow::Result<()> {
     kept.ipam = super::state::IpamState::default();
     kept.drop_stations_without_port();
     store.write(&loaded.state, &kept)?;
-    for socket in [&config.socket, &config.cni_socket] {
+    for socket in [&config.socket, &config.cni_socket, &handover::socket(&config.run_dir)] {
         let _ = std::fs::remove_file(socket);
     }
     if failed.is_empty() {

@@ -121,6 +121,8 @@ pub enum Job {
     },
     /// A second has passed: look at names of namespaces, at what could not be opened, at the firewall.
     Tick,
+    /// Let another process take over, or go on: the thread waits for what comes of it.
+    HandOver(super::handover::Freeze),
     /// Say that the thread is alive.
     Ping(oneshot::Sender<()>),
     /// The data plane has lost a port.
@@ -275,7 +277,7 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn stopping() -> ApiError {
+pub(crate) fn stopping() -> ApiError {
     ApiError::new(Code::Unavailable, "weftd is stopping; try again when it runs")
 }
 

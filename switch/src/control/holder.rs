@@ -33,6 +33,8 @@ pub struct Holder {
     behind: bool,
     /// That was said already.
     deaf: bool,
+    /// The manager does not listen to this process yet.
+    mute: bool,
 }
 
 /// Whose descriptor a name stands for. A weak reference keeps the number of the allocation, not the device.
@@ -79,6 +81,22 @@ impl Holder {
         holder
     }
 
+    /// Starts with what another process has handed over. The service manager listens to that one until
+    /// [`Holder::speak`]; it holds the same descriptors if it is the `same_manager`.
+    pub fn handed_over(descriptors: Vec<(String, OwnedFd)>, same_manager: bool) -> Self {
+        let mut holder = Holder::new(descriptors);
+        if !same_manager {
+            holder.held.clear();
+        }
+        holder.mute = true;
+        holder
+    }
+
+    /// The service manager listens to this process from now on.
+    pub fn speak(&mut self) {
+        self.mute = false;
+    }
+
     /// Descriptors of the last run by name: several when a manager holds more than one under it.
     pub fn take(&mut self, name: &str) -> Vec<OwnedFd> {
         self.offered.remove(name).unwrap_or_default()
@@ -112,7 +130,7 @@ impl Holder {
 
     /// Makes what the manager holds equal to what is open: what went is let go of, what is new is held.
     pub fn sync(&mut self, devices: &Devices) {
-        if !is_managed() {
+        if self.mute || !is_managed() {
             return;
         }
         self.behind = false;
@@ -141,16 +159,22 @@ impl Holder {
 
     /// A descriptor that came back is in use, as it was: it need not be sent again.
     pub fn keeps_tap(&mut self, name: String, device: &Arc<TapDevice>) {
-        self.held.insert(name, Of::Tap(Arc::downgrade(device)));
+        self.keeps(name, Of::Tap(Arc::downgrade(device)));
     }
 
     /// As [`Holder::keeps_tap`], for a socket.
     pub fn keeps_socket(&mut self, name: String, underlay: &Arc<Underlay>) {
-        self.held.insert(name, Of::Underlay(Arc::downgrade(underlay)));
+        self.keeps(name, Of::Underlay(Arc::downgrade(underlay)));
+    }
+
+    fn keeps(&mut self, name: String, of: Of) {
+        if let Some(held) = self.held.get_mut(&name) {
+            *held = of;
+        }
     }
 
     fn tell_removed(&mut self, name: &str) -> bool {
-        if self.behind {
+        if self.behind || self.mute {
             return false;
         }
         match notify_with_fds(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
@@ -169,6 +193,14 @@ impl Holder {
             tracing::info!(%error, "the service manager takes no descriptors; tried again every second");
         }
     }
+}
+
+/// Another descriptor of everything that is open, by name.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn duplicates(devices: &Devices) -> io::Result<Vec<(String, OwnedFd)>> {
+    wanted(devices).into_iter().map(|(name, (_, fd))| Ok((name, fd.try_clone_to_owned()?))).collect()
 }
 
 /// Everything that is open, by the name under which it is to be held.

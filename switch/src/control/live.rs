@@ -202,6 +202,12 @@ impl Live {
         self.sync();
     }
 
+    /// The service manager listens to this process from now on: it is told what it is to hold.
+    pub fn speak(&mut self) {
+        self.holder.speak();
+        self.sync();
+    }
+
     /// Tells the service manager again what it did not take.
     pub fn catch_up(&mut self) {
         if self.holder.is_behind() {

@@ -20,6 +20,8 @@ pub mod derive;
 pub mod effects;
 /// The engine thread and the handle that others use.
 pub mod engine;
+/// Another process takes everything over.
+pub mod handover;
 /// Descriptors that outlive the process.
 pub mod holder;
 /// Addresses of pods.

@@ -15,10 +15,14 @@ use weft_api::report::{
     DropCount, FdbEntry, FlowEntry, NeighbourEntry, PoolStatus, RouteEntry, Stats, Status, TunnelEntry,
 };
 use weft_api::transaction::TransactionResult;
-use weft_api::{BridgeInfo, PortInfo, PortState, Transaction, TransactionReply};
+use weft_api::{
+    ApiError, BridgeInfo, Code, PortInfo, PortState, Transaction, TransactionReply, UpgradeReply,
+    UpgradeRequest,
+};
 use weft_encap::Reason;
 
 use super::engine::{Handle, HangUp, View};
+use super::handover::Giver;
 use super::publish::PeerKey;
 use super::serve::Source;
 use super::{ipam, transaction};
@@ -32,12 +36,20 @@ pub struct Reporter {
     dataplane: Arc<Dataplane>,
     workers: usize,
     started: Instant,
+    giver: Option<Arc<Giver>>,
 }
 
 impl Reporter {
     /// Of an engine and its workers.
     pub fn new(handle: Handle, dataplane: Arc<Dataplane>, workers: usize) -> Self {
-        Reporter { handle, dataplane, workers, started: Instant::now() }
+        Reporter { handle, dataplane, workers, started: Instant::now(), giver: None }
+    }
+
+    /// The same, for a daemon that can hand over.
+    #[must_use]
+    pub fn with_giver(mut self, giver: Arc<Giver>) -> Self {
+        self.giver = Some(giver);
+        self
     }
 }
 
@@ -210,6 +222,13 @@ impl Source for Reporter {
             totals,
             drops: drops.into_values().collect(),
             worker_busy_permille: self.dataplane.load_permille(),
+        }
+    }
+
+    fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeReply, ApiError> {
+        match &self.giver {
+            Some(giver) => giver.upgrade(request),
+            None => Err(ApiError::new(Code::Unavailable, "this daemon cannot hand over")),
         }
     }
 

@@ -9,6 +9,7 @@ mod object;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +63,7 @@ pub enum StoreError {
 /// The lock that only one daemon per run directory can hold; released when it ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -71,7 +72,7 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Locked`] when another daemon has it.
     pub fn take(run_dir: &Path) -> Result<Lock, StoreError> {
-        use std::io::{Read, Seek, Write};
+        use std::io::Read;
         let path = run_dir.join("weftd.lock");
         let failed = |source| StoreError::Io { path: path.clone(), source };
         make_dir(run_dir)?;
@@ -91,13 +92,33 @@ impl Lock {
             let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
             return Err(StoreError::Locked { path, pid });
         }
-        let write = |file: &mut File| {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write(&mut file).map_err(failed)?;
-        Ok(Lock { _file: file })
+        let mut lock = Lock { file };
+        lock.sign().map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// Takes over a lock together with its descriptor: while either process has it open, nobody else gets the lock.
+    pub fn from_fd(fd: OwnedFd) -> Lock {
+        Lock { file: fd.into() }
+    }
+
+    /// Writes this process's number into the file.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn sign(&mut self) -> io::Result<()> {
+        use std::io::{Seek, Write};
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
+    }
+
+    /// Another descriptor of the lock.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 }
 
@@ -144,6 +165,28 @@ impl Store {
         Some(state)
     }
 
+    /// Closes both files, so that another process can open them. Until [`Store::reopen`] every write fails.
+    pub fn release(&mut self) {
+        self.ports.database = None;
+        self.settings.database = None;
+    }
+
+    /// Opens both files again after [`Store::release`].
+    ///
+    /// # Errors
+    /// What redb says; another process may still have them.
+    pub fn reopen(&mut self) -> Result<(), StoreError> {
+        for base in [&mut self.ports, &mut self.settings] {
+            let opened = Database::create(&base.path);
+            let opened = opened.map_err(|error| StoreError::Commit {
+                path: base.path.clone(),
+                message: error.to_string(),
+            })?;
+            base.database = Some(opened);
+        }
+        Ok(())
+    }
+
     /// Makes what is kept of `old` into what is to be kept of `new`.
     ///
     /// # Errors
@@ -165,7 +208,8 @@ impl Store {
 #[derive(Debug)]
 struct Base {
     path: PathBuf,
-    database: Database,
+    /// `None`: another process has the file.
+    database: Option<Database>,
 }
 
 impl Base {
@@ -173,7 +217,7 @@ impl Base {
         let before = loaded.state.clone();
         let existed = path.exists();
         match read(&path, boot_id, &mut loaded.state) {
-            Ok(database) => return Ok(Base { path, database }),
+            Ok(database) => return Ok(Base { path, database: Some(database) }),
             Err(ReadError::Io(source)) => return Err(StoreError::Io { path, source }),
             Err(ReadError::InUse) => return Err(StoreError::Open { path }),
             Err(ReadError::OtherBoot) => {
@@ -195,7 +239,7 @@ impl Base {
         }
         loaded.state = before;
         match read(&path, boot_id, &mut loaded.state) {
-            Ok(database) => Ok(Base { path, database }),
+            Ok(database) => Ok(Base { path, database: Some(database) }),
             Err(ReadError::Io(source)) => Err(StoreError::Io { path, source }),
             Err(ReadError::InUse) => Err(StoreError::Open { path }),
             Err(ReadError::Damaged(message)) => Err(StoreError::Commit { path, message }),
@@ -204,9 +248,13 @@ impl Base {
     }
 
     fn commit(&self, changes: &[&Object]) -> Result<(), StoreError> {
+        let Some(database) = &self.database else {
+            let message = "another weftd is taking over".to_owned();
+            return Err(StoreError::Commit { path: self.path.clone(), message });
+        };
         let run = || -> Result<(), redb::Error> {
             // Durability::Immediate is redb's default.
-            let write = self.database.begin_write()?;
+            let write = database.begin_write()?;
             {
                 let mut table = write.open_table(OBJECTS)?;
                 for change in changes {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -18,12 +19,12 @@ use weft_encap::{MacAddr, VlanId};
 use weft_sys::machine::monotonic_ns;
 
 use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
-use super::fdb::LearnedMac;
+use super::fdb::{Bounds, LearnedMac, Station};
 use super::load::Load;
 use super::neighbour::LearnedNeighbour;
 use super::shared::{FlowDump, Settings, Shared};
 use super::{process, worker};
-use crate::table::{BridgeSlot, Epoch, Generation, PeerSlot, PortSlot, Snapshot};
+use crate::table::{BridgeSlot, Epoch, FdbTarget, Generation, PeerSlot, PortSlot, Snapshot};
 
 /// Called from a worker when there is something for control to look at, see [`Dataplane::lost_ports`]. Must be quick
 /// and must not block.
@@ -102,7 +103,7 @@ struct Bases {
 #[derive(Debug)]
 struct Running {
     post: Arc<Post>,
-    thread: JoinHandle<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What all workers and the handle share.
@@ -193,7 +194,7 @@ impl Dataplane {
         let thread = std::thread::Builder::new()
             .name(format!("weft-w{id}"))
             .spawn(move || worker::run(&seat, poll, plane, letters, tables))?;
-        Ok(Running { post, thread })
+        Ok(Running { post, thread: Mutex::new(Some(thread)) })
     }
 
     /// Makes `snapshot` what workers forward by. Its epoch must be higher than the last one's.
@@ -274,7 +275,11 @@ impl Dataplane {
 
     /// Looks how much CPU time the workers have used since the last call; to be called every second.
     pub fn look_at_load(&self) {
-        let cpu = self.workers.iter().map(|worker| weft_sys::thread::cpu_ns(&worker.thread)).collect();
+        let cpu = self
+            .workers
+            .iter()
+            .map(|worker| lock(&worker.thread).as_ref().and_then(weft_sys::thread::cpu_ns))
+            .collect();
         lock(&self.load).look(monotonic_ns(), cpu);
     }
 
@@ -282,6 +287,38 @@ impl Dataplane {
     /// thousandths; empty: not known (yet).
     pub fn load_permille(&self) -> Vec<u64> {
         lock(&self.load).permille()
+    }
+
+    /// Takes over a station that another process had learned and last heard `age_seconds` ago.
+    pub fn teach_station(&self, station: Station, target: FdbTarget, bounds: Bounds, age_seconds: u32) {
+        let heard = process::seconds(monotonic_ns()).saturating_sub(age_seconds);
+        self.tables.fdb.learn(station, target, bounds, heard);
+    }
+
+    /// Takes over a neighbour that another process had learned and last heard `age_seconds` ago.
+    pub fn teach_neighbour(
+        &self,
+        bridge: BridgeSlot,
+        ip: IpAddr,
+        port: PortSlot,
+        mac: MacAddr,
+        age_seconds: u32,
+    ) {
+        let heard = process::seconds(monotonic_ns()).saturating_sub(age_seconds);
+        self.tables.neighbours.teach(bridge, ip, port, mac, heard);
+    }
+
+    /// Stops the workers for good, each after what it had read has left: what is in devices and sockets stays there.
+    pub fn stop(&self) {
+        // Release pairs with the worker's acquire; nothing else is handed over by it.
+        self.plane.stop.store(true, Ordering::Release);
+        self.wake_all();
+        for worker in &self.workers {
+            if let Some(thread) = lock(&worker.thread).take() {
+                // A worker that panicked has aborted the process.
+                let _ = thread.join();
+            }
+        }
     }
 
     /// Forgets learned stations of a bridge: all, those behind a port, or one. Says how many.
@@ -308,8 +345,12 @@ impl Dataplane {
     }
 
     /// One number for each worker, which is another one after every round of its loop, and wakes all of them: a worker
-    /// whose number is still the same a second later does not move.
+    /// whose number is still the same a second later does not move. Empty once they were stopped.
     pub fn beats(&self) -> Vec<u64> {
+        // Relaxed: it never goes back.
+        if self.plane.stop.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         // Relaxed: only whether the number moves counts.
         let beats = self.workers.iter().map(|worker| worker.post.beat.load(Ordering::Relaxed)).collect();
         self.wake_all();
@@ -360,13 +401,8 @@ impl Dataplane {
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
-        // Release pairs with the worker's acquire; nothing else is handed over by it.
-        self.plane.stop.store(true, Ordering::Release);
-        self.wake_all();
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has aborted the process.
-            let _ = worker.thread.join();
-        }
+        self.stop();
+        self.workers.clear();
         self.plane.snapshot.store(Arc::default());
         lock(&self.retired).clear();
         if let Some((sender, thread)) = self.reaper.take() {

@@ -32,7 +32,7 @@ pub mod shared;
 
 pub use counters::{Counters, Drops, PeerCounters, PortCounters, Total, Totals};
 pub use dataplane::{Dataplane, DataplaneConfig};
-pub use fdb::{LearnedMac, Station};
+pub use fdb::{Bounds, LearnedMac, Station};
 pub use out::Out;
 pub use process::{Forwarder, Sink};
 pub use shared::{FlowDump, FlowTarget, Settings, Shared};

@@ -102,6 +102,15 @@ impl Neighbours {
         }
     }
 
+    /// Takes over a neighbour that another process had learned and last heard at `heard` (seconds).
+    pub fn teach(&self, bridge: BridgeSlot, ip: IpAddr, port: PortSlot, mac: MacAddr, heard: u32) {
+        let mut bridges = self.lock();
+        let of = bridges.entry(bridge).or_default();
+        if of.known.len() < MAX_PER_BRIDGE {
+            of.known.insert(ip, Entry { port, mac, heard });
+        }
+    }
+
     /// Who has `ip`.
     pub fn find(&self, bridge: BridgeSlot, ip: IpAddr, now: u32) -> Option<Learned> {
         let bridges = self.lock();

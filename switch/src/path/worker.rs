@@ -11,6 +11,7 @@
 mod sources;
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 use weft_encap::Reason;
 use weft_sys::machine::monotonic_ns;
+use weft_sys::udp::{UdpOptions, UdpSocket};
 
 use super::counters::{Counters, Total};
 use super::dataplane::{Plane, Post, lock};
@@ -135,8 +137,30 @@ impl Worker {
             // Relaxed: see `Dataplane::beats`.
             self.post.beat.store(u64::from(rounds), Ordering::Relaxed);
         }
+        self.drain();
         let Worker { snapshot, mut sources, poll, mut pool, .. } = self;
         sources.close(poll.registry(), &snapshot, &mut pool);
+    }
+
+    /// Forwards the datagrams that receivers have read and not yet given: they are in no socket any more.
+    #[cold]
+    fn drain(&mut self) {
+        // From a socket in which nothing is, a receiver gives no more than what it has.
+        let options = UdpOptions { buffer: 0, ..UdpOptions::default() };
+        let Ok(nothing) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options) else { return };
+        for index in 0..self.sources.len() {
+            loop {
+                let counters = &self.post.counters;
+                let (pool, batch) = (&mut self.pool, &mut self.batch);
+                let Some(Kind::Underlay { underlay, receiver, .. }) = self.sources.get(index) else { break };
+                let mut tally = Count { counters, now: self.now };
+                receiver.receive(&nothing, *underlay, &self.snapshot.tunnels, pool, batch, &mut tally);
+                if self.batch.is_empty() {
+                    break;
+                }
+                self.forward();
+            }
+        }
     }
 
     /// Takes the newest snapshot, if there is a newer one.

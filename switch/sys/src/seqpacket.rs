@@ -59,6 +59,12 @@ impl Listener {
         Ok(Self { fd, path: path.to_owned() })
     }
 
+    /// Takes over a listening socket from another process, which bound it to `path`.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd, path: path.to_owned() }
+    }
+
     /// The path that was bound.
     #[must_use]
     pub fn path(&self) -> &Path {

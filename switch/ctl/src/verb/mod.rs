@@ -15,6 +15,7 @@ mod show;
 mod stats;
 mod status;
 mod tunnel;
+mod upgrade;
 
 use clap::Subcommand;
 use weft_api::Command;
@@ -75,6 +76,7 @@ verbs! {
     Flow(flow::Flow),
     Stats(stats::Stats),
     Drops(stats::Drops),
+    Upgrade(upgrade::Upgrade),
     Cluster(cluster::Cluster),
     Cni(cni::Cni),
     Completions(completions::Completions),

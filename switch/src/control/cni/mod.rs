@@ -14,7 +14,7 @@ mod verbs;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use weft_sys::seqpacket::{Connection, Listener};
 
 use self::verbs::Pod;
 use super::engine::Handle;
+use super::handover::Gate;
 
 /// Clients served at once.
 pub const MAX_CLIENTS: usize = 256;
@@ -62,8 +63,31 @@ impl Server {
         Ok(Server { listener, queue: queue.into(), handle })
     }
 
+    /// Takes over a listening socket from another daemon; else as [`Server::bind`].
+    ///
+    /// # Errors
+    /// When tokio cannot watch it.
+    pub fn adopt(
+        socket: OwnedFd,
+        path: &Path,
+        queue: impl Into<PathBuf>,
+        handle: Handle,
+    ) -> io::Result<Server> {
+        let listener = watched(Listener::from_fd(socket, path), Interest::READABLE)?;
+        Ok(Server { listener, queue: queue.into(), handle })
+    }
+
+    /// Another descriptor of the socket.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.listener.get_ref().as_fd().try_clone_to_owned()
+    }
+
     /// Replays the DELs that were left on disk, then serves until dropped, and looks for further ones.
-    pub async fn run(self) {
+    /// Clients wait outside while the gate is closed.
+    pub async fn run(self, gate: Gate) {
         let mut told = BTreeSet::new();
         replay(&self.handle, &self.queue, &mut told).await;
         let again = async {
@@ -73,17 +97,23 @@ impl Server {
             }
         };
         tokio::select! {
-            () = self.serve_all() => {}
+            () = self.serve_all(gate) => {}
             () = again => {}
         }
     }
 
-    async fn serve_all(&self) {
+    async fn serve_all(&self, mut gate: Gate) {
         let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
         loop {
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            match self.accept().await {
+            gate.opened().await;
+            let accepted = tokio::select! {
+                biased;
+                () = gate.closed() => continue,
+                accepted = self.accept() => accepted,
+            };
+            match accepted {
                 Ok(connection) => {
                     let (handle, queue) = (self.handle.clone(), self.queue.clone());
                     tokio::spawn(async move {

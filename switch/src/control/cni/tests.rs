@@ -52,7 +52,7 @@ fn bench(queue: &Path) -> (tokio::runtime::Runtime, PathBuf, Engine) {
         let _guard = runtime.enter();
         Server::bind(&socket, queue, handle).unwrap()
     };
-    runtime.spawn(server.run());
+    runtime.spawn(server.run(Gate::open()));
     (runtime, socket, Engine { state: state_with_cluster(), jobs })
 }
 

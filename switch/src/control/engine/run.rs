@@ -11,6 +11,8 @@ use super::{Beside, Draft, Forget, HangUp, Job, View, unix_now};
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
 use crate::control::derive::{self, Machine};
+use crate::control::handover::Freeze;
+use crate::control::holder;
 use crate::control::live::{Aside, Live, Opened};
 use crate::control::plan::{Step, plan};
 use crate::control::publish::Publisher;
@@ -50,6 +52,11 @@ impl Engine {
             match job {
                 Job::Edit { what, edit, finish, hang_up } => self.edit(what, edit, finish, hang_up),
                 Job::Tick => self.tick(),
+                Job::HandOver(freeze) => {
+                    if self.hand_over(&freeze) {
+                        return self.refuse_all(jobs);
+                    }
+                }
                 // Whoever asked may have gone.
                 Job::Ping(answer) => drop(answer.send(())),
                 Job::Lost => self.lost(),
@@ -75,6 +82,42 @@ impl Engine {
                 return jobs.recv().ok();
             }
         }
+    }
+
+    /// Lets go of the files and waits for what comes of it. True: another process has taken over.
+    fn hand_over(&mut self, freeze: &Freeze) -> bool {
+        self.store.release();
+        let devices = self.live.devices();
+        let given = holder::duplicates(&devices).map(|all| freeze.frozen.send(all).is_ok());
+        if matches!(given, Ok(true)) && freeze.leave.recv() == Ok(true) {
+            return true;
+        }
+        let mut reopened = self.store.reopen();
+        // Whoever wanted to take over may just be ending.
+        for _ in 0..50 {
+            if reopened.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            reopened = self.store.reopen();
+        }
+        if let Err(error) = reopened {
+            tracing::error!(%error, "nothing can be kept any more; ending, to be started again");
+            std::process::exit(1);
+        }
+        false
+    }
+
+    /// Another process has everything now: nothing may be touched any more, not even by closing it.
+    fn refuse_all(self, jobs: &mpsc::Receiver<Job>) -> Live {
+        for job in jobs {
+            match job {
+                Job::Edit { finish, .. } => drop(finish(Err(super::stopping()))),
+                Job::Ping(answer) => drop(answer.send(())),
+                _ => {}
+            }
+        }
+        self.live
     }
 
     fn edit(&mut self, what: &'static str, edit: super::Edit, finish: super::Finish, hang_up: HangUp) {

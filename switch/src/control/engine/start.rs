@@ -10,6 +10,7 @@ use crate::control::cluster::{self, Cluster};
 use crate::control::config::Config;
 use crate::control::derive;
 use crate::control::effects::EffectError;
+use crate::control::handover::{HandOverError, Taken};
 use crate::control::holder::Holder;
 use crate::control::live::{Live, Return};
 use crate::control::publish::Publisher;
@@ -37,6 +38,9 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The daemon that was to hand over did not.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
     /// The stored ports are more than fit.
     #[error(transparent)]
     Full(#[from] crate::control::publish::Full),
@@ -74,12 +78,18 @@ pub fn configured_cluster(config: &Config) -> Result<Option<Cluster>, String> {
 }
 
 /// Brings everything up that was there before, and what the configuration adds. Afterwards frames flow. `holder` has
-/// what was held while no daemon ran.
+/// what was held while no daemon ran, or what is handed over by the daemon of `taken`, which forwards until the last
+/// moment.
 ///
 /// # Errors
 /// When the daemon cannot be of use: bad cluster file, directories that cannot be written to. What can mend itself (an
 /// underlay address that is not there yet) is logged, shown, and tried again.
-pub fn start(config: &Config, dataplane: &DataplaneConfig, holder: Holder) -> Result<Started, StartError> {
+pub fn start(
+    config: &Config,
+    dataplane: &DataplaneConfig,
+    holder: Holder,
+    taken: Option<&Taken>,
+) -> Result<Started, StartError> {
     let begun = Instant::now();
     let io = |what| move |source| StartError::Io { what, source };
     let boot_id = weft_sys::machine::boot_id().map_err(io("read the boot id"))?;
@@ -92,7 +102,10 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig, holder: Holder) -> Re
     let dataplane = Arc::new(Dataplane::start(&settings).map_err(io("start the workers"))?);
 
     // Opening the files for writing after a crash waits for the disk, often.
-    let (stored, opened) = match Store::peek(&config.run_dir, &config.state_dir, &boot_id) {
+    // Not so in a hand-over: until all is built the other daemon forwards, and can go on if it fails.
+    let in_haste = taken.is_none();
+    let peeked = in_haste.then(|| Store::peek(&config.run_dir, &config.state_dir, &boot_id));
+    let (stored, opened) = match peeked.flatten() {
         Some(stored) => (stored, None),
         None => {
             let (store, mut loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
@@ -117,11 +130,18 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig, holder: Holder) -> Re
 
     let mut publisher = Publisher::default();
     let snapshot = publisher.build(&state, &live.devices(), 0)?;
+    if let Some(taken) = taken {
+        taken.teach(&publisher, &dataplane);
+        taken.ready()?;
+    }
     // Pods talk again from here on; all that follows takes programs, the disk, and time.
     let epoch = snapshot.epoch;
     dataplane.publish(Arc::clone(&snapshot));
     if !dataplane.wait(epoch, ACKNOWLEDGE) {
         tracing::error!("a worker has not taken up the stored state within a second");
+    }
+    if let Some(taken) = taken {
+        taken.forwarding();
     }
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     tracing::info!(ms, ports = live.devices().taps.len(), held = live.adopted(), "forwarding");
@@ -136,6 +156,10 @@ pub fn start(config: &Config, dataplane: &DataplaneConfig, holder: Holder) -> Re
     store.write(&written, &state)?;
     live.settle();
     live.start_host_network(&state);
+    if let Some(taken) = taken {
+        taken.wait_until_left();
+        live.speak();
+    }
     let mut engine = Engine {
         config: config.clone(),
         state: Arc::new(state),

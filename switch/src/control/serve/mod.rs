@@ -13,6 +13,7 @@ mod routes;
 mod tests;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::handover::Gate;
 pub use openapi::document;
 pub use routes::{Source, router};
 
@@ -63,6 +65,14 @@ pub fn bind(path: &Path, access: Access) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
+/// Takes over a listening socket from another daemon.
+///
+/// # Errors
+/// When it is no such socket.
+pub fn adopt(socket: OwnedFd) -> io::Result<UnixListener> {
+    UnixListener::from_std(socket.into())
+}
+
 /// Only a socket that nobody listens on any more may go.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -83,11 +93,22 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Source>) {
+    serve_while(listener, access, source, Gate::open()).await;
+}
+
+/// As [`serve`], but clients wait outside while the gate is closed.
+pub async fn serve_while(listener: UnixListener, access: Access, source: Arc<dyn Source>, mut gate: Gate) {
     let (open, closed) = (router(source), routes::closed());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
+        gate.opened().await;
+        let accepted = tokio::select! {
+            biased;
+            () = gate.closed() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: look again when some may be free.

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 use weft_api::report::{FdbEntry, FlowEntry, NeighbourEntry, RouteEntry, Stats, Status, TunnelEntry};
-use weft_api::{ApiError, BridgeInfo, PortInfo, Transaction, TransactionReply};
+use weft_api::{ApiError, BridgeInfo, PortInfo, Transaction, TransactionReply, UpgradeReply, UpgradeRequest};
 
 /// The document as JSON.
 pub fn document() -> String {
@@ -12,7 +12,7 @@ pub fn document() -> String {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "weft control API", description = "HTTP/1.1 + JSON on a Unix socket."),
-    paths(status, bridges, ports, fdb, routes, neighbours, tunnels, flows, stats, transaction),
+    paths(status, bridges, ports, fdb, routes, neighbours, tunnels, flows, stats, transaction, upgrade),
     components(schemas(ApiError))
 )]
 struct Document;
@@ -59,3 +59,15 @@ fn flows() {}
 )]
 #[allow(dead_code, reason = "carries the document's part for the path")]
 fn transaction() {}
+
+/// Lets another process take over, and answers once it forwards.
+#[utoipa::path(
+    post, path = "/v1/upgrade", request_body = UpgradeRequest,
+    responses(
+        (status = 200, body = UpgradeReply, description = "another process forwards"),
+        (status = "4XX", body = ApiError, description = "refused; this process goes on"),
+        (status = "5XX", body = ApiError, description = "failed; this process goes on")
+    )
+)]
+#[allow(dead_code, reason = "carries the document's part for the path")]
+fn upgrade() {}

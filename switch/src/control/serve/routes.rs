@@ -15,7 +15,9 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use weft_api::report::{FdbEntry, FlowEntry, NeighbourEntry, RouteEntry, Stats, Status, TunnelEntry};
 use weft_api::transaction::TransactionResult;
-use weft_api::{ApiError, BridgeInfo, Code, MAX_BODY, PortInfo, Transaction, paths};
+use weft_api::{
+    ApiError, BridgeInfo, Code, MAX_BODY, PortInfo, Transaction, UpgradeReply, UpgradeRequest, paths,
+};
 
 /// A request's body must have come by then.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -42,6 +44,13 @@ pub trait Source: Send + Sync {
     fn flows(&self, limit: usize) -> Vec<FlowEntry>;
     /// Counters.
     fn stats(&self) -> Stats;
+    /// Lets another process take over. Blocks.
+    ///
+    /// # Errors
+    /// Why it did not.
+    fn upgrade(&self, _request: &UpgradeRequest) -> Result<UpgradeReply, ApiError> {
+        Err(ApiError::new(Code::Unavailable, "this daemon cannot be upgraded"))
+    }
     /// Makes a change and waits until it is in force.
     fn transact(&self, transaction: Transaction) -> Pin<Box<dyn Future<Output = TransactionResult> + Send>>;
 }
@@ -61,6 +70,7 @@ pub fn router(source: Shared) -> Router {
         .route(paths::STATS, get(|State(s): State<Shared>| async move { Json(s.stats()) }))
         .route(paths::FLOWS, get(flows))
         .route(paths::TRANSACTION, post(transact))
+        .route(paths::UPGRADE, post(upgrade))
         .route(paths::OPENAPI, get(openapi))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
@@ -119,6 +129,21 @@ async fn transact(State(source): State<Shared>, request: axum::extract::Request)
     match source.transact(transaction).await {
         Ok(reply) => Json(reply).into_response(),
         Err(error) => refusal(&error),
+    }
+}
+
+async fn upgrade(
+    State(source): State<Shared>,
+    body: Result<Json<UpgradeRequest>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(error) => return refusal(&ApiError::new(Code::Invalid, error.body_text())),
+    };
+    match tokio::task::spawn_blocking(move || source.upgrade(&request)).await {
+        Ok(Ok(reply)) => Json(reply).into_response(),
+        Ok(Err(error)) => refusal(&error),
+        Err(error) => refusal(&ApiError::new(Code::Internal, error.to_string())),
     }
 }
 

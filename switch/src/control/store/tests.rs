@@ -74,6 +74,22 @@ fn a_peek_sees_what_a_killed_daemon_left_and_changes_nothing() {
 }
 
 #[test]
+fn files_can_be_lent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    store.release();
+    assert!(store.write(&State::default(), &busy_state()).is_err());
+    let (other, _) = open(dir.path());
+    assert!(store.reopen().is_err(), "the other has them");
+    other.write(&State::default(), &busy_state()).unwrap();
+    drop(other);
+    store.reopen().unwrap();
+    store.write(&busy_state(), &State::default()).unwrap();
+    drop(store);
+    assert_eq!(open(dir.path()).1.state, State::default());
+}
+
+#[test]
 fn a_boot_ends_pods_not_settings() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
@@ -123,7 +139,7 @@ fn a_file_that_another_daemon_has_is_left_to_it() {
 fn another_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let write = store.ports.database.begin_write().unwrap();
+    let write = store.ports.database.as_ref().unwrap().begin_write().unwrap();
     write.open_table(META).unwrap().insert("format", "9").unwrap();
     write.commit().unwrap();
     drop(store);

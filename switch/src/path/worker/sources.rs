@@ -47,6 +47,11 @@ impl Sources {
         Sources { id, workers, all: Vec::new() }
     }
 
+    /// One more than the highest token.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// The source with this token.
     #[inline]
     pub(super) fn get(&mut self, index: usize) -> Option<&mut Kind> {

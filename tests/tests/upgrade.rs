@@ -1,0 +1,181 @@
+//! Planned upgrades: another process takes everything over, and no packet is lost; one that fails changes nothing.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_tests::ns::Background;
+use weft_tests::traffic::{ping, serve};
+use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
+
+fn kept(nodes: usize) -> Result<Lab> {
+    Lab::up(Options { nodes, keeper: Some(Vec::new()), ..Options::default() })
+}
+
+/// 10,000 datagrams a second for so many seconds.
+fn datagrams(from: &Namespace, to: &str, port: u16, seconds: u32) -> Result<Background> {
+    let (port, seconds) = (port.to_string(), seconds.to_string());
+    let load = ["-u", "-b", "8M", "-l", "100", "-w", "4M", "-J"];
+    from.spawn("iperf3", &[&["-c", to, "-p", &port, "-t", &seconds][..], &load].concat())
+}
+
+/// Fails unless every datagram came.
+fn all_came(run: Background) -> Result<()> {
+    let (out, errors, ok) = run.finish()?;
+    ensure!(ok, "{out}{errors}");
+    let json: Value = serde_json::from_str(&out)?;
+    let sum = &json["end"]["sum"];
+    ensure!(sum["packets"].as_u64().is_some_and(|sent| sent > 10_000), "{sum}");
+    ensure!(sum["lost_packets"] == 0, "lost: {sum}");
+    Ok(())
+}
+
+/// Pings a millisecond apart; every answer must come.
+struct Pings(Background);
+
+impl Pings {
+    fn start(from: &Namespace, to: &str, seconds: u32) -> Result<Self> {
+        let count = (seconds * 1000).to_string();
+        Ok(Pings(from.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "3", "-c", &count, to])?))
+    }
+
+    fn all_came(self) -> Result<()> {
+        let (out, errors, _) = self.0.finish()?;
+        ensure!(out.contains(" 0% packet loss"), "{out}{errors}");
+        Ok(())
+    }
+}
+
+/// `weft upgrade`, and what it must have done.
+fn upgrade(node: &Node) -> Result<()> {
+    let old = node.pid();
+    let reply = node.weft_json(&["upgrade"])?;
+    let new = reply["pid"].as_u64().unwrap_or(0);
+    ensure!(new != 0 && new != u64::from(old), "{reply} after {old}");
+    let status = node.weft_json(&["status"])?;
+    ensure!(status["pid"] == new && status["ready"] == true, "{status}");
+    eventually(5, || {
+        ensure!(u64::from(node.pid()) == new, "process {} is the keeper's, not {new}", node.pid());
+        Ok(())
+    })
+}
+
+fn carrier_changes(pod: &Pod) -> Result<String> {
+    pod.ns.sh("cat /sys/class/net/eth0/carrier_changes")
+}
+
+fn descriptors(node: &Node) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{}/fd", node.keeper_pid()))?.count())
+}
+
+#[test]
+fn upgrades_lose_nothing() {
+    as_root(|| {
+        let mut lab = kept(2)?;
+        let (a, c) = (lab.nodes[0].pod("a")?, lab.nodes[0].pod("c")?);
+        let b = lab.nodes[1].pod("b")?;
+        let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
+        let _servers = [serve(&c.ns, 5201)?, serve(&b.ns, 5201)?, serve(&b.ns, 5202)?];
+        let local = datagrams(&a.ns, &c.ip(), 5201, 8)?;
+        let remote = datagrams(&a.ns, &b.ip(), 5201, 8)?;
+        let stream = a.ns.spawn("iperf3", &["-c", &b.ip(), "-p", "5202", "-t", "8", "-b", "100M", "-J"])?;
+        let pings = [Pings::start(&a.ns, &c.ip(), 6)?, Pings::start(&b.ns, &a.ip(), 6)?];
+        for round in 0..6 {
+            std::thread::sleep(Duration::from_millis(500));
+            upgrade(&lab.nodes[if round == 3 { 1 } else { 0 }])?;
+        }
+        // Changes work as before, and so does a crash.
+        let d = lab.nodes[0].pod("d")?;
+        ping(&a.ns, &d.ip(), 3)?;
+        for run in [local, remote] {
+            all_came(run)?;
+        }
+        pings.into_iter().try_for_each(Pings::all_came)?;
+        let (out, errors, ok) = stream.finish()?;
+        ensure!(ok, "iperf3 did not survive: {out} {errors}");
+        lab.nodes[0].cni().del(&d.id, &d.ns.path())?;
+        eventually(5, || {
+            let after = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
+            ensure!(before == after, "carriers and the keeper's descriptors: {before:?}, then {after:?}");
+            Ok(())
+        })?;
+        lab.nodes[0].kill_kept()?;
+        ping(&a.ns, &b.ip(), 3)?;
+        let log = lab.nodes[0].log();
+        ensure!(!log.contains("of no use") && log.matches("held=3").count() == 6, "{log}");
+        Ok(())
+    });
+}
+
+/// Says hello to a daemon as something that it is not; what it hears up to the end or "Go".
+fn pretend(node: &Node, protocol: u32, state: u32) -> Result<String> {
+    let script = r#"
+import json, socket, sys
+path, protocol, state = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(path)
+s.send(json.dumps({"Hello": {"protocol": int(protocol), "state": int(state), "version": "9.9.9"}}).encode())
+while True:
+    text = s.recv(1 << 20).decode()
+    print(text)
+    if not text or "Go" in text or "Refused" in text:
+        break
+"#;
+    let path = node.file("run/handover.sock").to_string_lossy().into_owned();
+    node.ns.run("python3", &["-c", script, &path, &protocol.to_string(), &state.to_string()])
+}
+
+#[test]
+fn an_upgrade_that_fails_leaves_all_as_it_was() {
+    as_root(|| {
+        let lab = kept(1)?;
+        let node = &lab.nodes[0];
+        let (a, c) = (node.pod("a")?, node.pod("c")?);
+        let bridge = node.pod("x")?;
+        bridge.ns.sh("ip link set eth0 address 02:11:22:33:44:55 || true")?;
+        let old = node.pid();
+        let pings = Pings::start(&a.ns, &c.ip(), 4)?;
+        for binary in ["/bin/false", "/bin/true", "/does/not/exist"] {
+            let refused = node.weft(&["upgrade", "--binary", binary]).unwrap_err().to_string();
+            ensure!(refused.contains(binary), "{refused}");
+        }
+        let heard = pretend(node, 9, 1)?;
+        ensure!(heard.contains("weftd 9.9.9 speaks hand-over protocol 9, this one 1"), "{heard}");
+        // Another format of state: everything but the state. And it dies before it is ready.
+        let heard = pretend(node, 1, 9)?;
+        ensure!(
+            heard.contains("tap-") && heard.contains("udp4-rx") && !heard.contains("Stations"),
+            "{heard}"
+        );
+        ensure!(node.log().contains("reads state of format 9, this one's is 1"), "{}", node.log());
+        // The store is this process's again.
+        let d = eventually(5, || node.pod("d"))?;
+        ping(&a.ns, &d.ip(), 3)?;
+        pings.all_came()?;
+        ensure!(node.pid() == old, "another process");
+        upgrade(node)?;
+        ping(&a.ns, &d.ip(), 3)
+    });
+}
+
+#[test]
+fn a_second_daemon_takes_over() {
+    as_root(|| {
+        let mut lab = Lab::up(Options { nodes: 1, ..Options::default() })?;
+        let node = &mut lab.nodes[0];
+        let (a, c) = (node.pod("a")?, node.pod("c")?);
+        let pings = Pings::start(&a.ns, &c.ip(), 3)?;
+        std::thread::sleep(Duration::from_millis(300));
+        // The new one has a keeper of its own, as the new pod of a DaemonSet has.
+        node.take_over()?;
+        pings.all_came()?;
+        eventually(5, || {
+            ensure!(descriptors(node)? > 20, "the new keeper holds nothing");
+            Ok(())
+        })?;
+        node.kill_kept()?;
+        ensure!(node.log().contains("ports=3 held=3"), "{}", node.log());
+        ping(&a.ns, &c.ip(), 3)?;
+        let d = node.pod("d")?;
+        ping(&a.ns, &d.ip(), 3)
+    });
+}
