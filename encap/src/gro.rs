@@ -3,6 +3,10 @@
 //! What [`crate::gso::cut`] makes of the superframe are the segments again: only segments are glued that a cut could
 //! have made.
 
+mod pattern;
+
+use pattern::Pattern;
+
 use crate::checksum::{self, State, Sum, copy_and_sum, judge};
 use crate::vnet::MIN_TCP_SIZE;
 use crate::wire::{be16, be32, put16};
@@ -43,6 +47,7 @@ pub struct Gro {
     closed: bool,
     /// The first segment's checksum was owed.
     owed: bool,
+    pattern: Pattern,
 }
 
 /// True for a segment that could be part of a superframe.
@@ -81,6 +86,7 @@ impl Gro {
             State::Owed => true,
             State::Verified | State::NoChecksum => false,
         };
+        let candidate = is_candidate(segment, headers);
         // A superframe of smaller ones would be refused everywhere, by this switch too.
         let is_tiny = headers.l4 == L4::Tcp && headers.payload_len() < usize::from(MIN_TCP_SIZE);
         let ends = is_tiny || headers.tcp_flags & (tcp::PSH | tcp::FIN) != 0;
@@ -96,8 +102,9 @@ impl Gro {
             count: 1,
             next_seq,
             late_flags: 0,
-            closed: ends || !is_candidate(segment, headers),
+            closed: ends || !candidate,
             owed,
+            pattern: if candidate { Pattern::new(segment, headers) } else { Pattern::default() },
         })
     }
 
@@ -218,55 +225,34 @@ impl Gro {
         self.closed
     }
 
-    /// Compares all header bytes that a cut copies, and those that it counts up; and looks that there is room. `segment`
-    /// ends with its IP packet, and is longer than the headers of the first.
+    /// True when all header bytes that a cut copies are those of the first segment, those that it counts up are right,
+    /// and there is room. `segment` ends with its IP packet, and is longer than the headers of the first.
     #[inline]
     fn continues(&self, buf: &[u8], segment: &[u8]) -> bool {
         let first = &self.headers;
-        let (l3, l4, at) =
-            (usize::from(first.l3_at), usize::from(first.l4_at), usize::from(first.payload_at));
-        let payload = segment.len() - at;
+        let (l3, l4) = (usize::from(first.l3_at), usize::from(first.l4_at));
+        let payload = segment.len() - usize::from(first.payload_at);
         let end = self.len + payload;
         let fits = !self.closed
             && payload <= self.size
             && end - l3 <= ipv4::MAX_PACKET
             && end <= buf.len()
             && (first.l4 != L4::Udp || self.count < MAX_UDP_PIECES);
-        let (a, b) = (&buf[..at], &segment[..at]);
-        fits && a[..l3] == b[..l3]
-            && self.same_ip(&a[l3..l4], &b[l3..l4])
-            && match first.l4 {
-                L4::Tcp => self.same_tcp(&a[l4..], &b[l4..]),
-                _ => a[l4..l4 + udp::LENGTH] == b[l4..l4 + udp::LENGTH],
-            }
+        fits && self.pattern.matches(segment)
+            && (first.l4 != L4::Tcp || be32(segment, l4 + tcp::SEQ) == self.next_seq)
+            && self.id_fits(buf, segment)
     }
 
+    /// With DF the IPv4 identification means nothing (RFC 6864); without, it must be what a cut would count. Datagrams
+    /// are delivered one by one, so theirs is never read again.
     #[inline]
-    fn same_ip(&self, a: &[u8], b: &[u8]) -> bool {
-        if self.headers.l3 == L3::V6 {
-            return a[..ipv6::PAYLOAD_LEN] == b[..ipv6::PAYLOAD_LEN]
-                && a[ipv6::NEXT_HEADER..] == b[ipv6::NEXT_HEADER..];
+    fn id_fits(&self, buf: &[u8], segment: &[u8]) -> bool {
+        let first = &self.headers;
+        if first.l3 != L3::V4 || first.dont_fragment || first.l4 == L4::Udp {
+            return true;
         }
-        // With DF the identification means nothing (RFC 6864); without, it must be what a cut would count. Datagrams
-        // are delivered one by one, so theirs is never read again.
-        let counts = be16(b, ipv4::ID) == be16(a, ipv4::ID).wrapping_add(self.count as u16);
-        let id_fits = counts || self.headers.dont_fragment || self.headers.l4 == L4::Udp;
-        id_fits
-            && a[..ipv4::TOTAL_LEN] == b[..ipv4::TOTAL_LEN]
-            && a[ipv4::FLAGS..ipv4::CHECKSUM] == b[ipv4::FLAGS..ipv4::CHECKSUM]
-            && a[ipv4::SRC..] == b[ipv4::SRC..]
-    }
-
-    #[inline]
-    fn same_tcp(&self, a: &[u8], b: &[u8]) -> bool {
-        let first_only = tcp::CWR;
-        let last_only = tcp::PSH | tcp::FIN;
-        a[..tcp::SEQ] == b[..tcp::SEQ]
-            && be32(b, tcp::SEQ) == self.next_seq
-            && a[tcp::ACK_NUMBER..tcp::FLAGS] == b[tcp::ACK_NUMBER..tcp::FLAGS]
-            && a[tcp::FLAGS] & !first_only == b[tcp::FLAGS] & !last_only
-            && a[tcp::WINDOW..tcp::CHECKSUM] == b[tcp::WINDOW..tcp::CHECKSUM]
-            && a[tcp::LEN - 2..] == b[tcp::LEN - 2..]
+        let at = usize::from(first.l3_at) + ipv4::ID;
+        be16(segment, at) == be16(buf, at).wrapping_add(self.count as u16)
     }
 }
 

@@ -5,7 +5,7 @@
 //! after the node's own port.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_api::PortKind;
@@ -122,6 +122,7 @@ pub fn host(state: &State) -> Option<HostSpec> {
         pod_cidrs: state.node.pod_cidrs.clone(),
         cluster_cidrs: state.node.cluster_cidrs.clone(),
         masquerade: state.node.masquerade,
+        vtep: state.node.vtep.as_ref().map(|vtep| SocketAddr::new(vtep.underlay, vtep.port)),
     })
 }
 

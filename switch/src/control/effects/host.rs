@@ -9,7 +9,7 @@
 //! entry, no ARP. Their source is the gateway address, so that replies of remote pods come back by the tunnel.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +53,8 @@ pub struct HostSpec {
     pub cluster_cidrs: Vec<IpNet>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
+    /// Where the other nodes send VXLAN to.
+    pub vtep: Option<SocketAddr>,
 }
 
 impl HostSpec {
@@ -77,6 +79,7 @@ impl HostSpec {
             pod_cidrs: self.pod_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs.clone(),
             masquerade: self.masquerade,
+            vtep: self.vtep,
         }
     }
 

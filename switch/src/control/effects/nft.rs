@@ -3,12 +3,13 @@
 //! What it says (flannel's rules): pods leave the cluster under the node's address; what comes from outside the cluster
 //! and goes to a pod of *another* node takes the gateway address, so that replies come back by the tunnel; everything
 //! else keeps its addresses. And forwarding by the node's own port is accepted, which helps only where no other table
-//! drops: see [`super::forward`].
+//! drops: see [`super::forward`]. The tunnel's packets are not tracked.
 //!
 //! The table is replaced in one transaction: there is no instant without it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
 use ipnet::IpNet;
@@ -29,6 +30,8 @@ pub struct NftSpec {
     pub cluster_cidrs: Vec<IpNet>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
+    /// VXLAN to and from this address of the node is not tracked.
+    pub vtep: Option<SocketAddr>,
 }
 
 /// Makes the table, or replaces it, in one transaction.
@@ -90,10 +93,29 @@ pub fn ruleset(spec: &NftSpec) -> String {
         text,
         "  chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;\n{rules}  }}\n  \
          chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
-         iifname \"{0}\" accept\n    oifname \"{0}\" accept\n  }}\n}}\n",
+         iifname \"{0}\" accept\n    oifname \"{0}\" accept\n  }}\n",
         spec.ifname
     );
+    if let Some(vtep) = spec.vtep {
+        untracked(&mut text, vtep);
+    }
+    text.push_str("}\n");
     text
+}
+
+/// The tunnel's own packets need no connection: no rule of ours looks at one, and every look-up costs. Only the node's
+/// own address counts, so that VXLAN of pods and of others behind this node is translated as ever.
+fn untracked(text: &mut String, vtep: SocketAddr) {
+    let family = if vtep.is_ipv4() { "ip" } else { "ip6" };
+    for (chain, hook, end) in [("tunnel_in", "prerouting", "daddr"), ("tunnel_out", "output", "saddr")] {
+        let _ = writeln!(
+            text,
+            "  chain {chain} {{\n    type filter hook {hook} priority raw; policy accept;\n    \
+             {family} {end} {} udp dport {} notrack\n  }}",
+            vtep.ip(),
+            vtep.port()
+        );
+    }
 }
 
 fn set(text: &mut String, name: &str, v4: bool, nets: &[IpNet]) {

@@ -7,6 +7,7 @@ fn spec() -> NftSpec {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
         masquerade: true,
+        vtep: Some("192.0.2.1:4789".parse().unwrap()),
     }
 }
 
@@ -18,9 +19,13 @@ fn the_text_has_what_flannel_has() {
         "oifname \"weft0\" ip saddr != @cluster4 ip daddr @cluster4 ip daddr != @local4 masquerade",
         "oifname != { \"lo\", \"weft0\" } ip6 saddr @cluster6 ip6 daddr != @cluster6",
         "iifname \"weft0\" accept",
+        "ip daddr 192.0.2.1 udp dport 4789 notrack",
+        "ip saddr 192.0.2.1 udp dport 4789 notrack",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
+    let v6 = ruleset(&NftSpec { vtep: Some("[2001:db8::1]:8472".parse().unwrap()), ..spec() });
+    assert!(v6.contains("ip6 saddr 2001:db8::1 udp dport 8472 notrack"), "{v6}");
     let without = ruleset(&NftSpec { masquerade: false, ..spec() });
     assert!(!without.contains("\"lo\"") && without.contains("saddr != @cluster4"));
     assert!(!ruleset(&NftSpec { ifname: "weft0".into(), ..NftSpec::default() }).contains("set "));
