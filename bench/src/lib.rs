@@ -5,6 +5,8 @@
 //! that tests call what the command calls. Every run is bounded in time ([`limits`]).
 #![forbid(unsafe_code)]
 
+/// What traffic notices of a daemon that dies, restarts, hangs or is reconfigured.
+pub mod chaos;
 /// Packets to measure with.
 pub mod frames;
 /// Latencies in buckets.

@@ -3,12 +3,16 @@
 //! Every run is bounded in time, reports to stdout (text, or JSON with `--json`), and exits with 1 on an error.
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use weft_bench::chaos::event::Event;
+use weft_bench::chaos::lab::Lab;
+use weft_bench::chaos::{self, Path};
 use weft_bench::limits::Limits;
 use weft_bench::{rr, udp};
 
@@ -37,6 +41,8 @@ enum Verb {
     RrClient(RrClient),
     /// Sends every request back.
     RrServer(RrServer),
+    /// Lets things happen to a node under load, and tells what traffic noticed.
+    Chaos(Chaos),
 }
 
 #[derive(Args, Debug)]
@@ -115,6 +121,28 @@ struct RrServer {
     bounds: Bounds,
 }
 
+#[derive(Args, Debug)]
+struct Chaos {
+    /// The lab: two nodes with keepers, see scripts/lab.sh.
+    #[arg(long)]
+    lab: String,
+    /// Where weft, weftd and weft-keeper are.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// How often each event happens on each path.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// What happens; default: everything that this version knows.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    events: Vec<Event>,
+    /// Between which ends the load is; default: all, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    paths: Vec<Path>,
+    /// Writes the sums of all paths there, as JSON.
+    #[arg(long)]
+    json_file: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Transport {
     Udp,
@@ -128,6 +156,7 @@ fn main() -> anyhow::Result<()> {
         Verb::UdpCount(verb) => report(&verb.run()?, cli.json),
         Verb::RrClient(verb) => report(&verb.run()?, cli.json),
         Verb::RrServer(verb) => report(&verb.run()?, cli.json),
+        Verb::Chaos(verb) => verb.run(cli.json),
     }
 }
 
@@ -187,10 +216,47 @@ impl RrServer {
     }
 }
 
+impl Chaos {
+    fn run(&self, json: bool) -> anyhow::Result<()> {
+        let mut lab = Lab::find(&self.lab, &self.bin_dir)?;
+        let mut events = self.events.clone();
+        if events.is_empty() {
+            events = Event::value_variants().to_vec();
+        }
+        events.retain(|event| {
+            let obstacle = event.obstacle(&lab);
+            if let Some(why) = obstacle {
+                eprintln!("left out: {event} ({why})");
+            }
+            obstacle.is_none()
+        });
+        let paths = if self.paths.is_empty() { &Path::ALL } else { &self.paths[..] };
+        let table = |text: String| {
+            if !json {
+                print!("{text}");
+            }
+        };
+        table(chaos::report::head());
+        let rounds = self.rounds.into();
+        let rows = chaos::run_all(&mut lab, &events, paths, rounds, |row| table(chaos::report::body(row)))?;
+        table(format!("\n{}{}", chaos::report::head(), chaos::report::foot(&rows)));
+        let summaries = chaos::report::summaries(&rows);
+        let text = serde_json::to_string(&summaries)?;
+        if json {
+            println!("{text}");
+        }
+        if let Some(file) = &self.json_file {
+            std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let broken: usize = summaries.iter().map(|summary| summary.connections_broken).sum();
+        anyhow::ensure!(broken == 0, "{broken} connections broke");
+        Ok(())
+    }
+}
+
 /// Any port of the family that reaches `to`.
 fn any_for(to: SocketAddr) -> SocketAddr {
-    let ip = if to.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    SocketAddr::new(ip, 0)
+    SocketAddr::new(udp::any(to.is_ipv6()), 0)
 }
 
 /// Tells whoever started us that traffic may come.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -76,6 +76,11 @@ pub struct Counted {
     pub gaps: Gaps,
 }
 
+/// The address that stands for all of a family.
+pub fn any(is_ipv6: bool) -> IpAddr {
+    if is_ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
+}
+
 /// A socket to send or to count with.
 ///
 /// # Errors
@@ -105,9 +110,7 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
         let rest = if limits.count == 0 { u64::MAX } else { limits.count - done };
         let now = rest.min(burst as u64);
         for (number, datagram) in (done..done + now).zip(buffer.chunks_mut(load.size)) {
-            datagram[..4].copy_from_slice(&MAGIC);
-            datagram[4..8].copy_from_slice(&stream);
-            datagram[8..16].copy_from_slice(&number.to_be_bytes());
+            stamp(datagram, stream, number);
         }
         let bytes = &buffer[..now as usize * load.size];
         // The size fits 16 bits: it is at most `MAX_DATAGRAM`.
@@ -204,8 +207,15 @@ impl Counter {
     }
 }
 
+/// Writes the head of a datagram of at least [`MIN_SIZE`] bytes.
+pub(crate) fn stamp(datagram: &mut [u8], stream: [u8; 4], number: u64) {
+    datagram[..4].copy_from_slice(&MAGIC);
+    datagram[4..8].copy_from_slice(&stream);
+    datagram[8..16].copy_from_slice(&number.to_be_bytes());
+}
+
 /// Stream and number.
-fn parse(datagram: &[u8]) -> Option<([u8; 4], u64)> {
+pub(crate) fn parse(datagram: &[u8]) -> Option<([u8; 4], u64)> {
     let (magic, rest) = datagram.split_first_chunk::<4>()?;
     let (stream, rest) = rest.split_first_chunk::<4>()?;
     let number = rest.first_chunk::<8>()?;

@@ -18,15 +18,28 @@ pub fn path(name: &str) -> String {
     dir().join(name).to_string_lossy().into_owned()
 }
 
+/// The path of the traffic tool, which is no part of an installation: the one beside the binaries, or one built now
+/// without optimization, for which the tests' own libraries serve.
+pub fn bench() -> PathBuf {
+    let beside = dir().join("weft-bench");
+    if beside.exists() { beside } else { cargo(&["-p", "weft-bench"]).join("debug/weft-bench") }
+}
+
 fn build() -> PathBuf {
+    let packages = ["weft-switch", "weft-keeper", "weft-ctl", "weft-cni"];
+    let packages = packages.iter().flat_map(|package| ["-p", package]);
+    cargo(&["--release"].into_iter().chain(packages).collect::<Vec<_>>()).join("release")
+}
+
+/// Builds; the target directory.
+fn cargo(args: &[&str]) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace");
     let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
-        .args(["build", "--release", "-p", "weft-switch", "-p", "weft-keeper", "-p", "weft-ctl"])
-        .args(["-p", "weft-cni"])
+        .arg("build")
+        .args(args)
         .current_dir(root)
         .status()
         .expect("cargo runs");
     assert!(status.success(), "the binaries do not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    target.join("release")
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
