@@ -106,26 +106,32 @@ pub fn run(lab: &mut Lab, event: Event, path: Path, rounds: usize) -> anyhow::Re
     Ok(figures)
 }
 
-/// All events on all paths, one row each; `say` is told of each as it ends.
-///
-/// # Errors
-/// As [`run`].
+/// All events on all paths, one row each; `say` is told of each as it ends. What fails is told on stderr and left out;
+/// how often that was.
 pub fn run_all(
     lab: &mut Lab,
     events: &[Event],
     paths: &[Path],
     rounds: usize,
     mut say: impl FnMut(&Row),
-) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+) -> (Vec<Row>, usize) {
+    let (mut rows, mut failures) = (Vec::new(), 0);
     for &event in events {
         for &path in paths {
-            let row = Row { event, path: path.name(), figures: run(lab, event, path, rounds)? };
-            say(&row);
-            rows.push(row);
+            match run(lab, event, path, rounds) {
+                Ok(figures) => {
+                    let row = Row { event, path: path.name(), figures };
+                    say(&row);
+                    rows.push(row);
+                }
+                Err(error) => {
+                    eprintln!("failed: {error:#}");
+                    failures += 1;
+                }
+            }
         }
     }
-    Ok(rows)
+    (rows, failures)
 }
 
 struct Load {

@@ -238,7 +238,8 @@ impl Chaos {
         };
         table(chaos::report::head());
         let rounds = self.rounds.into();
-        let rows = chaos::run_all(&mut lab, &events, paths, rounds, |row| table(chaos::report::body(row)))?;
+        let say = |row: &_| table(chaos::report::body(row));
+        let (rows, failures) = chaos::run_all(&mut lab, &events, paths, rounds, say);
         table(format!("\n{}{}", chaos::report::head(), chaos::report::foot(&rows)));
         let summaries = chaos::report::summaries(&rows);
         let text = serde_json::to_string(&summaries)?;
@@ -249,7 +250,7 @@ impl Chaos {
             std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
         }
         let broken: usize = summaries.iter().map(|summary| summary.connections_broken).sum();
-        anyhow::ensure!(broken == 0, "{broken} connections broke");
+        anyhow::ensure!(broken + failures == 0, "{broken} connections broke, {failures} runs failed");
         Ok(())
     }
 }

@@ -57,8 +57,8 @@ impl Fresh {
             words.extend([flag.into(), value.into()]);
         }
         // The namespace lives as long as the daemon: nobody else names it.
-        let script = "ip link set lo up && ip link add eth0 type dummy && ip addr add 172.31.77.1/24 dev eth0 && \
-                      ip link set eth0 up && exec \"$@\"";
+        let script = "ip link set lo up && ip link add eth0 type veth peer name uplink && ip link set uplink up && \
+                      ip addr add 172.31.77.1/24 dev eth0 && ip link set eth0 up && exec \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c", script, "sh"]).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(file("log"))?);
