@@ -65,7 +65,7 @@ fn a_lab_works_and_goes_away() {
 fn a_lab_that_fails_leaves_nothing() {
     as_root(|| {
         let dir = tempfile::tempdir()?;
-        for name in ["weftd", "weft", "weft-cni"] {
+        for name in ["weftd", "weft-keeper", "weft", "weft-cni"] {
             let path = dir.path().join(name);
             std::fs::write(&path, "#!/bin/sh\necho no use >&2\nexit 1\n")?;
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
