@@ -1,16 +1,27 @@
-//! The store against damage: a file that was damaged is refused, kept aside and replaced.
+//! The store against death and damage: a writer killed at any instant has kept every change that it acknowledged, and
+//! a file that was damaged is refused, kept aside and replaced.
+//!
+//! More rounds: `WEFT_STORE_ROUNDS=5000 cargo test -p weft-switch --test store`.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use weft_api::{BridgeSpec, Owner, PortKind, PortSpec};
 use weft_switch::control::state::{Lease, PortRecord, State};
 use weft_switch::control::store::{Loaded, Place, Store, changes};
 
 const BOOT: &str = "boot-1";
+/// Directory and number of the state to start from, for the process that writes.
+const WRITER: &str = "WEFT_STORE_WRITER";
+/// Writers killed, and the time that may take, unless the environment asks for more.
+const ROUNDS: u32 = 120;
+const TIME: Duration = Duration::from_secs(20);
 
 /// SplitMix64: the same sequence in every process.
 struct Dice(u64);
@@ -95,6 +106,105 @@ fn objects(state: &State, place: Option<Place>) -> Objects {
 
 fn open(dir: &Path) -> (Store, Loaded) {
     Store::open(&dir.join("run"), &dir.join("lib"), BOOT).expect("the directories can be written to")
+}
+
+/// Not a test by itself: the process that is killed.
+#[test]
+fn writer() {
+    let Ok(told) = std::env::var(WRITER) else { return };
+    let (dir, number) = told.rsplit_once(' ').expect("directory and number");
+    let mut sequence = Sequence::at(number.parse().expect("a number"));
+    let (store, _) = open(Path::new(dir));
+    let mut out = std::io::stdout();
+    loop {
+        let before = sequence.state.clone();
+        sequence.step();
+        store.write(&before, &sequence.state).expect("it is written");
+        // A pipe: whole lines, also when killed.
+        out.write_all(format!("kept {}\n", sequence.number).as_bytes()).expect("somebody reads");
+        out.flush().expect("somebody reads");
+    }
+}
+
+fn start(dir: &Path, number: u64) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "writer", "--nocapture"]).env(WRITER, format!("{} {number}", dir.display()));
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts")
+}
+
+/// What a line acknowledges; the test harness writes before the first one.
+fn number_of(line: &str) -> Option<u64> {
+    line.split_once("kept ")?.1.parse().ok()
+}
+
+/// Lets a writer go on from state `number` and kills it; the last state it acknowledged.
+fn killed(dir: &Path, number: u64, dice: &mut Dice) -> u64 {
+    let mut child = start(dir, number);
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut last = number;
+    let mut note = |line: String| {
+        last = number_of(&line).unwrap_or(last);
+    };
+    // It dies between any two instructions: some while after it acknowledged some change.
+    let (patience, target) = (Duration::from_micros(dice.below(6000)), number + dice.below(20));
+    for line in lines.by_ref().map_while(Result::ok) {
+        let enough = number_of(&line).is_some_and(|number| number >= target);
+        note(line);
+        if enough {
+            break;
+        }
+    }
+    std::thread::sleep(patience);
+    child.kill().expect("it runs");
+    child.wait().expect("it ended");
+    lines.map_while(Result::ok).for_each(note);
+    last
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_at_any_instant() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let asked: Option<u32> = std::env::var("WEFT_STORE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let (mut dice, begun) = (Dice(1), Instant::now());
+    let (mut sequence, mut ahead) = (Sequence::at(0), 0);
+    drop(open(dir.path()));
+    for round in 0..asked.unwrap_or(ROUNDS) {
+        if asked.is_none() && begun.elapsed() > TIME {
+            assert!(round >= ROUNDS / 4, "{round} rounds in {TIME:?}");
+            break;
+        }
+        let acknowledged = killed(dir.path(), sequence.number, &mut dice);
+        while sequence.number < acknowledged {
+            sequence.step();
+        }
+        let mut next = Sequence { number: sequence.number, state: sequence.state.clone() };
+        next.step();
+        let (store, loaded) = open(dir.path());
+        assert_eq!(loaded.damaged, Vec::<String>::new(), "round {round}");
+        // The change under way is there or not, file by file; the settings come last.
+        let found = objects(&loaded.state, None);
+        let mixed = |ports: &State, settings: &State| {
+            let mut all = objects(ports, Some(Place::Ports));
+            all.extend(objects(settings, Some(Place::Settings)));
+            all
+        };
+        let kept = [
+            mixed(&sequence.state, &sequence.state),
+            mixed(&next.state, &sequence.state),
+            mixed(&next.state, &next.state),
+        ];
+        let which = kept.iter().position(|kept| *kept == found);
+        assert!(which.is_some(), "round {round}: neither state {acknowledged} nor the next");
+        ahead += u32::from(which != Some(0));
+        // The next writer starts from a whole state.
+        store.write(&loaded.state, &next.state).expect("it is written");
+        sequence = next;
+    }
+    println!(
+        "{ahead} times the change under way was kept; {} changes, {:?}",
+        sequence.number,
+        begun.elapsed()
+    );
 }
 
 /// A store with something in both files, closed.
