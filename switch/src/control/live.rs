@@ -4,16 +4,17 @@
 //! Devices that a change ends are only set aside while it is carried out: they are closed once every worker forwards
 //! by the new snapshot, so that taking back is putting back, and no worker meets a closed one.
 
-use std::collections::{BTreeMap, BTreeSet};
+/// Descriptors that were held or are handed over.
+mod held;
+
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_api::{ApiError, Code};
 use weft_sys::netns::{NAMED_DIR, Netns, NsId};
-use weft_sys::udp::UdpSocket;
 
 use super::effects::host::{HostNetwork, HostSpec, record_path};
 use super::effects::port::{self, LivePort};
@@ -25,7 +26,7 @@ use super::publish::Devices;
 use super::state::{NetnsRecord, PortRecord, State, TapRecord};
 use super::watch::{self, NetnsName};
 use crate::port::Underlay;
-use crate::port::underlay::{SocketSpec, UnderlayConfig};
+use crate::port::underlay::UnderlayConfig;
 
 /// How long a device of the same name that is just being closed is waited for.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -185,104 +186,6 @@ impl Live {
         self.names.retain(|name, _| state.ports.contains_key(name));
     }
 
-    /// Lets go of descriptors of the last run that `state` has no use for.
-    pub fn refuse_unwanted(&mut self, state: &State) {
-        let ports = state.ports.values().filter(|record| record.lost.is_none());
-        let taps = ports.flat_map(|record| tap_names(record).collect::<Vec<_>>());
-        let sockets = super::plan::underlays(state).into_values().flat_map(|config| {
-            config.sockets().map(move |spec| holder::socket_name(config.port, spec.addr.is_ipv6(), spec.role))
-        });
-        let wanted: BTreeSet<String> = taps.chain(sockets).collect();
-        self.holder.refuse(|name| wanted.contains(name));
-    }
-
-    /// After the start: whatever of the last run was not asked for goes, and the service manager holds what is open.
-    pub fn settle(&mut self) {
-        self.holder.refuse(|_| false);
-        self.sync();
-    }
-
-    /// The service manager listens to this process from now on: it is told what it is to hold.
-    pub fn speak(&mut self) {
-        self.holder.speak();
-        self.sync();
-    }
-
-    /// Tells the service manager again what it did not take.
-    pub fn catch_up(&mut self) {
-        if self.holder.is_behind() {
-            self.sync();
-        }
-    }
-
-    /// How many ports came back with their descriptors, device and queue untouched.
-    pub fn adopted(&self) -> usize {
-        self.adopted.len()
-    }
-
-    /// Does for one port that came back with its descriptors what could wait until frames flow again. False: there is
-    /// none left.
-    pub fn refit_one(&mut self, state: &State) -> bool {
-        let Some(name) = self.adopted.pop() else { return false };
-        let (Some(open), Some(record)) = (self.ports.get(&name), state.ports.get(&name)) else { return true };
-        let Some(spec) = device(state, record) else { return true };
-        if let Err(error) = port::refit(&spec, &open.netns) {
-            tracing::warn!(port = name, %error, "the MTU of a port that came back");
-        }
-        true
-    }
-
-    /// Takes a stored port up again by the descriptors that were held meanwhile, if they are what they should be.
-    pub fn adopt(&mut self, state: &State, record: &PortRecord) -> Option<Opened> {
-        let name = &record.spec.name;
-        let names: Vec<String> = tap_names(record).collect();
-        let offered: Vec<_> = names.iter().map(|name| self.holder.take(name)).collect();
-        if offered.iter().all(Vec::is_empty) {
-            return None;
-        }
-        match self.adopted_device(state, record, offered) {
-            Ok((live, netns)) => {
-                if let Some(kept) = &record.netns {
-                    self.names.insert(name.clone(), NetnsName::new(kept, None));
-                }
-                for held in names {
-                    self.holder.keeps_tap(held, &live.device);
-                }
-                self.adopted.push(name.clone());
-                Some(self.keep(name, record.spec.queues, live, netns, record.netns.clone()))
-            }
-            Err(error) => {
-                tracing::info!(port = name, %error, "its held descriptor is of no use");
-                self.refused.extend(names);
-                None
-            }
-        }
-    }
-
-    /// Lets the service manager close the descriptors that [`Live::adopt`] had no use for, before devices are attached
-    /// to by name: a device of one queue is attached to only once.
-    pub fn let_go_of_refused(&mut self) {
-        self.holder.let_go(&std::mem::take(&mut self.refused));
-    }
-
-    fn adopted_device(
-        &self,
-        state: &State,
-        record: &PortRecord,
-        offered: Vec<Vec<OwnedFd>>,
-    ) -> Result<(LivePort, Arc<Netns>), EffectError> {
-        let spec = device(state, record).ok_or_else(|| EffectError::Invalid("it has no device".into()))?;
-        let netns = match &record.netns {
-            None => Arc::clone(&self.own),
-            Some(kept) => match watch::reopen(kept).map_err(EffectError::io("open its namespace"))? {
-                Some(netns) => Arc::new(netns),
-                None => return Err(EffectError::Invalid("its namespace is gone".into())),
-            },
-        };
-        let index = record.tap.as_ref().map(|tap| tap.ifindex);
-        port::adopt(&spec, index, &netns, offered).map(|live| (live, netns))
-    }
-
     /// Takes a stored port up again by its device's name.
     pub fn reattach(&mut self, state: &State, record: &PortRecord) -> Return {
         let Some(spec) = device(state, record) else { return Return::Gone };
@@ -429,28 +332,6 @@ impl Live {
         for closer in closers {
             let _ = closer.join();
         }
-    }
-
-    /// A socket that was held meanwhile, if it is what it should be.
-    fn inherit(holder: &mut Holder, port: u16, spec: &SocketSpec) -> Option<UdpSocket> {
-        let name = holder::socket_name(port, spec.addr.is_ipv6(), spec.role);
-        let offered = holder.take(&name);
-        if offered.is_empty() {
-            return None;
-        }
-        for fd in offered {
-            match UdpSocket::adopt(fd, spec.addr, &spec.options) {
-                Ok(socket) => return Some(socket),
-                Err(error) => tracing::info!(name, %error, "a held socket is of no use; bound anew"),
-            }
-        }
-        holder.let_go(&[name]);
-        None
-    }
-
-    fn sync(&mut self) {
-        let devices = self.devices();
-        self.holder.sync(&devices);
     }
 
     fn create(
@@ -638,11 +519,6 @@ pub fn refusal(of: &str, error: &EffectError) -> ApiError {
         _ => Code::Internal,
     };
     ApiError::new(code, format!("{of}{error}"))
-}
-
-/// Under which names the descriptors of a port's device are held.
-fn tap_names(record: &PortRecord) -> impl Iterator<Item = String> {
-    (0..usize::from(record.spec.queues.max(1))).map(|queue| holder::tap_name(&record.spec.name, queue))
 }
 
 fn is_internal(record: &PortRecord) -> bool {
