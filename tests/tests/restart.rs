@@ -200,6 +200,29 @@ fn the_keeper_ends_with_its_daemon_and_dies_alone() {
     });
 }
 
+#[test]
+fn the_keeper_restarts_on_demand() {
+    as_root(|| {
+        let lab = kept(1, &[])?;
+        let node = &lab.nodes[0];
+        let (a, c) = (node.pod("a")?, node.pod("c")?);
+        let before = carrier_changes(&a)?;
+        for _ in 0..2 {
+            let old = node.pid();
+            signal(node.keeper_pid(), Signal::USR1)?;
+            eventually(10, || {
+                ensure!(![0, old].contains(&node.pid()), "no new weftd");
+                ensure!(node.weft_json(&["status"])?["ready"] == true, "not ready");
+                Ok(())
+            })?;
+            ping(&a.ns, &c.ip(), 5)?;
+        }
+        ensure!(node.log().matches("ports=3 held=3").count() == 2, "{}", node.log());
+        ensure!(carrier_changes(&a)? == before, "the carrier went");
+        Ok(())
+    });
+}
+
 /// The manager's side of the protocol, as systemd has it.
 struct Manager {
     receiver: Receiver,

@@ -38,7 +38,7 @@ const PASSED: [(i32, Signal); 3] =
 /// Keeps the program running until it ends by itself. The status to end with.
 pub(crate) fn run(args: &Args) -> io::Result<u8> {
     let mut signals: Vec<i32> = PASSED.iter().map(|(number, _)| *number).collect();
-    signals.push(libc::SIGCHLD);
+    signals.extend([libc::SIGUSR1, libc::SIGCHLD]);
     let signals = Signals::take(&signals)?;
     // Descendants that lose their parent become ours: a process that took over from its parent can be waited for.
     set_child_subreaper(rustix::process::getpid().into())?;
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Args) -> io::Result<u8> {
         main: None,
         ready_once: false,
         asked_to_end: false,
+        asked_to_restart: false,
         young_deaths: 0,
         restart_at: None,
     };
@@ -73,6 +74,8 @@ struct Keeper<'a> {
     main: Option<Main>,
     ready_once: bool,
     asked_to_end: bool,
+    /// However it ends now, another is started at once.
+    asked_to_restart: bool,
     young_deaths: u32,
     /// After a pause.
     restart_at: Option<Instant>,
@@ -186,6 +189,13 @@ impl Keeper<'_> {
     }
 
     fn pass_on(&mut self, number: i32) {
+        if number == libc::SIGUSR1 {
+            if let Some(main) = &self.main {
+                self.asked_to_restart = true;
+                let _ = kill_process(main.pid, Signal::TERM);
+            }
+            return;
+        }
         let Some((_, signal)) = PASSED.iter().find(|(passed, _)| *passed == number) else { return };
         self.asked_to_end |= number != libc::SIGHUP;
         if let Some(main) = &self.main {
@@ -264,6 +274,15 @@ impl Keeper<'_> {
 
     fn after_the_end(&mut self, status: Option<WaitStatus>) -> Option<u8> {
         let main = self.main.take()?;
+        if std::mem::take(&mut self.asked_to_restart) && !self.asked_to_end {
+            self.restart_at = Some(Instant::now());
+            say(&format!(
+                "process {} was asked to end; started again, {} descriptors are held",
+                main.pid.as_raw_pid(),
+                self.store.len()
+            ));
+            return None;
+        }
         let code = status.and_then(|status| status.exit_status());
         if code == Some(0) || (self.asked_to_end && code.is_some()) {
             return Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(0));
