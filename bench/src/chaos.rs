@@ -35,8 +35,9 @@ pub const CONNECTIONS: usize = 16;
 const INTERVALS: [Duration; 2] = [Duration::from_millis(1), Duration::from_micros(100)];
 /// The load runs so long before the first event.
 const WARM_UP: Duration = Duration::from_millis(700);
-/// What happens so long after an event is still its doing.
-const AFTERMATH: Duration = Duration::from_millis(500);
+/// What happens so long after an event is still its doing. Longer than the second within which weft-keeper calls a death
+/// young: after five of those it waits before it starts another, and a daemon that cannot live is not the event here.
+const AFTERMATH: Duration = Duration::from_millis(1200);
 /// A connection that carries nothing for so long after an event counts as broken. A sender that has met silence for
 /// five seconds looks again within as many (RFC 6298, section 5.5).
 const PATIENCE: Duration = Duration::from_secs(15);
