@@ -25,6 +25,7 @@ use super::effects::host::{HostNetwork, record_path};
 use super::engine::{self, Handle, Job, Started};
 use super::handover::{self, Giver, Taken};
 use super::holder::Holder;
+use super::privilege;
 use super::pulse::Pulse;
 use super::report::Reporter;
 use super::serve::{self, Access};
@@ -101,6 +102,7 @@ pub fn run(
     log: &LogHandle,
     inherited: Vec<(String, OwnedFd)>,
 ) -> anyhow::Result<()> {
+    privilege::drop_all_but_needed()?;
     raise_descriptor_limit();
     accelerate();
     let mut taken = if args.take_over { handover::take(&config.run_dir)? } else { None };
@@ -119,6 +121,9 @@ pub fn run(
     let Started { engine, jobs, handle, dataplane: plane } =
         engine::start(&config, &dataplane, holder, taken.as_ref())?;
     drop(taken);
+    if let Some(error) = plane.unconfined() {
+        tracing::warn!(%error, "the workers keep rights that they do not need");
+    }
     let signs = signs.sign()?;
     let engine = std::thread::Builder::new()
         .name("weft-engine".to_owned())
@@ -335,6 +340,7 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
 /// # Errors
 /// When a daemon runs, or what could not be removed.
 pub fn purge(config: &Config) -> anyhow::Result<()> {
+    privilege::drop_all_but_needed()?;
     let _lock = Lock::take(&config.run_dir)?;
     let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
     let boot_id = weft_sys::machine::boot_id()?;

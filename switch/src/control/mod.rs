@@ -32,6 +32,8 @@ pub mod live;
 pub mod names;
 /// What differs between two states.
 pub mod plan;
+/// What the daemon keeps of root's capabilities.
+pub mod privilege;
 /// Snapshots.
 pub mod publish;
 /// The sign of life for the service manager.

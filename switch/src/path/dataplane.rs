@@ -8,15 +8,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use weft_encap::{MacAddr, VlanId};
 use weft_sys::machine::monotonic_ns;
+use weft_sys::udp::{UdpOptions, UdpSocket};
 
 use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
 use super::fdb::{Bounds, LearnedMac, Station};
@@ -91,6 +92,7 @@ pub struct Dataplane {
     reaper: Option<(mpsc::Sender<Arc<Snapshot>>, JoinHandle<()>)>,
     base: Mutex<Bases>,
     load: Mutex<Load>,
+    unconfined: Option<io::Error>,
 }
 
 /// What counters stood at when their slot was given to its present owner.
@@ -113,6 +115,8 @@ pub(super) struct Plane {
     /// Its epoch, to be compared once per batch.
     pub(super) epoch: AtomicU64,
     pub(super) stop: AtomicBool,
+    /// An empty socket; set before `stop`.
+    pub(super) nothing: OnceLock<UdpSocket>,
     acknowledged: Mutex<()>,
     progress: Condvar,
     lost: Mutex<Vec<(PortSlot, Generation)>>,
@@ -147,6 +151,7 @@ impl Dataplane {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             epoch: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            nothing: OnceLock::new(),
             acknowledged: Mutex::new(()),
             progress: Condvar::new(),
             lost: Mutex::default(),
@@ -165,16 +170,30 @@ impl Dataplane {
             reaper: Some((sender, reaper)),
             base: Mutex::default(),
             load: Mutex::default(),
+            unconfined: None,
         };
+        let (confined, outcomes) = mpsc::channel();
         for id in 0..config.workers.max(1) {
             // On an error the handle's drop stops those that run.
-            let running = dataplane.start_worker(id, config)?;
+            let running = dataplane.start_worker(id, config, confined.clone())?;
             dataplane.workers.push(running);
         }
+        drop(confined);
+        dataplane.unconfined = outcomes.into_iter().find_map(Result::err);
         Ok(dataplane)
     }
 
-    fn start_worker(&self, id: usize, config: &DataplaneConfig) -> io::Result<Running> {
+    /// Why a worker could not give up its capabilities and the system calls that it does not need; `None`: all did.
+    pub fn unconfined(&self) -> Option<&io::Error> {
+        self.unconfined.as_ref()
+    }
+
+    fn start_worker(
+        &self,
+        id: usize,
+        config: &DataplaneConfig,
+        confined: mpsc::Sender<io::Result<()>>,
+    ) -> io::Result<Running> {
         let seat = worker::Seat {
             id,
             workers: config.workers.max(1),
@@ -193,7 +212,7 @@ impl Dataplane {
         let (plane, letters, tables) = (Arc::clone(&self.plane), Arc::clone(&post), Arc::clone(&self.tables));
         let thread = std::thread::Builder::new()
             .name(format!("weft-w{id}"))
-            .spawn(move || worker::run(&seat, poll, plane, letters, tables))?;
+            .spawn(move || worker::run(&seat, poll, plane, letters, tables, confined))?;
         Ok(Running { post, thread: Mutex::new(Some(thread)) })
     }
 
@@ -310,7 +329,12 @@ impl Dataplane {
 
     /// Stops the workers for good, each after what it had read has left: what is in devices and sockets stays there.
     pub fn stop(&self) {
-        // Release pairs with the worker's acquire; nothing else is handed over by it.
+        // Workers may not make one themselves.
+        let options = UdpOptions { buffer: 0, ..UdpOptions::default() };
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options) {
+            let _ = self.plane.nothing.set(socket);
+        }
+        // Release pairs with the worker's acquire.
         self.plane.stop.store(true, Ordering::Release);
         self.wake_all();
         for worker in &self.workers {

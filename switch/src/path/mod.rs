@@ -2,6 +2,8 @@
 
 mod action;
 mod cache;
+/// What a worker gives up.
+mod confine;
 mod flood;
 mod guard;
 mod hit;

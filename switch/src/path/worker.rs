@@ -11,16 +11,17 @@
 mod sources;
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 use weft_encap::Reason;
 use weft_sys::machine::monotonic_ns;
-use weft_sys::udp::{UdpOptions, UdpSocket};
 
+use super::confine::confine;
 use super::counters::{Counters, Total};
 use super::dataplane::{Plane, Post, lock};
 use super::out::Out;
@@ -55,9 +56,19 @@ pub(super) struct Seat {
     pub(super) settings: Settings,
 }
 
-/// Runs a worker until the plane stops.
-pub(super) fn run(seat: &Seat, poll: Poll, plane: Arc<Plane>, post: Arc<Post>, tables: Arc<Shared>) {
+/// Runs a worker until the plane stops. First it is confined; `confined` is told what came of it.
+pub(super) fn run(
+    seat: &Seat,
+    poll: Poll,
+    plane: Arc<Plane>,
+    post: Arc<Post>,
+    tables: Arc<Shared>,
+    confined: mpsc::Sender<io::Result<()>>,
+) {
     let _abort = AbortOnPanic;
+    // Nobody may be listening any more.
+    let _ = confined.send(confine());
+    drop(confined);
     let snapshot = Arc::new(Snapshot::default());
     let now = monotonic_ns();
     Worker {
@@ -146,15 +157,15 @@ impl Worker {
     #[cold]
     fn drain(&mut self) {
         // From a socket in which nothing is, a receiver gives no more than what it has.
-        let options = UdpOptions { buffer: 0, ..UdpOptions::default() };
-        let Ok(nothing) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options) else { return };
+        let plane = Arc::clone(&self.plane);
+        let Some(nothing) = plane.nothing.get() else { return };
         for index in 0..self.sources.len() {
             loop {
                 let counters = &self.post.counters;
                 let (pool, batch) = (&mut self.pool, &mut self.batch);
                 let Some(Kind::Underlay { underlay, receiver, .. }) = self.sources.get(index) else { break };
                 let mut tally = Count { counters, now: self.now };
-                receiver.receive(&nothing, *underlay, &self.snapshot.tunnels, pool, batch, &mut tally);
+                receiver.receive(nothing, *underlay, &self.snapshot.tunnels, pool, batch, &mut tally);
                 if self.batch.is_empty() {
                     break;
                 }

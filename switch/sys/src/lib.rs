@@ -16,6 +16,7 @@
 //! - `machine`: CPUs, boot id, monotonic clock, host name
 //! - `notify`: the service manager's protocol, both ends
 //! - `listen`: descriptors passed by the service manager
+//! - `privilege`: giving up capabilities and system calls
 //! - `process`: children that inherit descriptors, signals as a descriptor
 //! - `thread`: what a thread costs
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -29,6 +30,7 @@ pub mod machine;
 pub mod netns;
 pub mod notify;
 pub mod pathid;
+pub mod privilege;
 pub mod process;
 pub mod seqpacket;
 pub mod sysctl;
