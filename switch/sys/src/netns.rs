@@ -3,7 +3,7 @@
 //! Invariant: nothing here ever moves the caller's thread except [`Netns::enter`], whose name says so.
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -32,6 +32,9 @@ impl fmt::Display for NsId {
     }
 }
 
+/// File system of namespaces (`linux/magic.h`).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
 /// An open network namespace. Holding it keeps the namespace alive.
 #[derive(Debug)]
 pub struct Netns(OwnedFd);
@@ -42,9 +45,14 @@ impl Netns {
     /// # Errors
     /// Those of `open(2)`, and `InvalidInput` when the file is not a network namespace.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        // O_NONBLOCK: the path comes from outside and might be a FIFO.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        Self::from_fd(rustix::fs::open(path.as_ref(), flags, Mode::empty())?)
+        // The path comes from outside, and to open some files is to act: a watchdog starts, a tape rewinds. O_PATH does
+        // not open; only what is known for a namespace is opened, by way of the descriptor, so that it stays the same.
+        let place = rustix::fs::open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        if rustix::fs::fstatfs(&place)?.f_type != NSFS_MAGIC {
+            return Err(refused("it is another kind of file"));
+        }
+        let known = format!("/proc/thread-self/fd/{}", place.as_raw_fd());
+        Self::from_fd(rustix::fs::open(known, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Takes a descriptor that somebody else opened, after asking the kernel what it is (`NS_GET_NSTYPE`,

@@ -1,8 +1,9 @@
 //! The control API: HTTP/1.1 + JSON on a Unix socket.
 //!
 //! Who may connect is decided by the socket's mode and again by the peer's credentials: root, and the members of one
-//! group when one is configured. Nothing that a client sends or fails to send holds anything else up: connections,
-//! header and body time and body size are bounded, reads are answered from what the engine last published.
+//! group when one is configured, who get everything but the upgrade. Nothing that a client sends or fails to send holds
+//! anything else up: connections, header and body time and body size are bounded, reads are answered from what the
+//! engine last published.
 
 /// The OpenAPI document.
 mod openapi;
@@ -98,7 +99,8 @@ pub async fn serve(listener: UnixListener, access: Access, source: Arc<dyn Sourc
 
 /// As [`serve`], but clients wait outside while the gate is closed.
 pub async fn serve_while(listener: UnixListener, access: Access, source: Arc<dyn Source>, mut gate: Gate) {
-    let (open, closed) = (router(source), routes::closed());
+    let (roots, members, strangers) =
+        (router(Arc::clone(&source)), routes::for_members(source), routes::closed());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -118,8 +120,11 @@ pub async fn serve_while(listener: UnixListener, access: Access, source: Arc<dyn
             }
         };
         // A stranger is answered as everybody is, after the request: an answer before it may be lost.
-        let (router, time) =
-            if allowed(&stream, access) { (&open, CONNECTION_TIME) } else { (&closed, HEADER_TIME) };
+        let (router, time) = match who(&stream, access) {
+            Who::Root => (&roots, CONNECTION_TIME),
+            Who::Member => (&members, CONNECTION_TIME),
+            Who::Stranger => (&strangers, HEADER_TIME),
+        };
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -131,11 +136,24 @@ pub async fn serve_while(listener: UnixListener, access: Access, source: Arc<dyn
     }
 }
 
-fn allowed(stream: &UnixStream, access: Access) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
-    peer.uid() == 0
-        || peer.uid() == rustix::process::geteuid().as_raw()
-        || access.group.is_some_and(|group| peer.gid() == group || is_member(peer.pid(), group))
+/// What a client may do.
+enum Who {
+    /// Everything.
+    Root,
+    /// Everything but run programs as root. The daemon's own user, where that is not root, is no more than a member.
+    Member,
+    /// Nothing.
+    Stranger,
+}
+
+fn who(stream: &UnixStream, access: Access) -> Who {
+    let Ok(peer) = stream.peer_cred() else { return Who::Stranger };
+    if peer.uid() == 0 {
+        return Who::Root;
+    }
+    let is_member = peer.uid() == rustix::process::geteuid().as_raw()
+        || access.group.is_some_and(|group| peer.gid() == group || is_member(peer.pid(), group));
+    if is_member { Who::Member } else { Who::Stranger }
 }
 
 /// Is the group one of the process's supplementary ones?

@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
 use weft_api::report::{FdbEntry, FlowEntry, NeighbourEntry, RouteEntry, Stats, Status, TunnelEntry};
 use weft_api::transaction::TransactionResult;
@@ -57,8 +57,18 @@ pub trait Source: Send + Sync {
 
 type Shared = Arc<dyn Source>;
 
-/// The API as a service.
+/// The API as a service, as root has it.
 pub fn router(source: Shared) -> Router {
+    with_upgrade(source, post(upgrade))
+}
+
+/// What members of the group have: all but the upgrade, by which they would run programs as root.
+pub(super) fn for_members(source: Shared) -> Router {
+    let refused = || async { refusal(&ApiError::new(Code::Forbidden, "only root may upgrade the daemon")) };
+    with_upgrade(source, post(refused))
+}
+
+fn with_upgrade(source: Shared, upgrade: MethodRouter<Shared>) -> Router {
     Router::new()
         .route(paths::STATUS, get(|State(s): State<Shared>| async move { Json(s.status()) }))
         .route(paths::BRIDGES, get(|State(s): State<Shared>| async move { Json(s.bridges()) }))
@@ -70,7 +80,7 @@ pub fn router(source: Shared) -> Router {
         .route(paths::STATS, get(|State(s): State<Shared>| async move { Json(s.stats()) }))
         .route(paths::FLOWS, get(flows))
         .route(paths::TRANSACTION, post(transact))
-        .route(paths::UPGRADE, post(upgrade))
+        .route(paths::UPGRADE, upgrade)
         .route(paths::OPENAPI, get(openapi))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
@@ -140,6 +150,10 @@ async fn upgrade(
         Ok(Json(request)) => request,
         Err(error) => return refusal(&ApiError::new(Code::Invalid, error.body_text())),
     };
+    if let Some(binary) = request.binary.as_ref().filter(|binary| !binary.is_absolute()) {
+        let message = format!("{}: the program's path must be absolute", binary.display());
+        return refusal(&ApiError::new(Code::Invalid, message));
+    }
     match tokio::task::spawn_blocking(move || source.upgrade(&request)).await {
         Ok(Ok(reply)) => Json(reply).into_response(),
         Ok(Err(error)) => refusal(&error),

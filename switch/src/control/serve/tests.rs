@@ -60,8 +60,13 @@ async fn talk(path: &std::path::Path, request: &[u8]) -> String {
 }
 
 fn post(body: &str) -> Vec<u8> {
+    post_to("/v1/transaction", body)
+}
+
+fn post_to(path: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST /v1/transaction HTTP/1.1\r\nhost: weft\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: weft\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -96,6 +101,23 @@ async fn good_and_bad_requests() {
         silent.push(UnixStream::connect(&path).await.expect("connects"));
     }
     assert!(talk(&path, &get("/v1/ports")).await.starts_with("HTTP/1.1 200"));
+    server.abort();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_program_is_named_by_its_whole_path() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s");
+    let listener = bind(&path, Access::default()).expect("binds");
+    let server = tokio::spawn(serve(listener, Access::default(), Arc::new(Nothing)));
+    let is_root = rustix::process::geteuid().is_root();
+    for (binary, status, text) in
+        [("weftd", 400, "absolute"), ("./weftd", 400, "absolute"), ("/weftd", 503, "cannot")]
+    {
+        let answer = talk(&path, &post_to("/v1/upgrade", &format!("{{\"binary\":\"{binary}\"}}"))).await;
+        let (status, text) = if is_root { (status, text) } else { (403, "only root") };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(text), "{answer}");
+    }
     server.abort();
 }
 

@@ -57,3 +57,17 @@ fn names_stay_inside_their_directory() {
     }
     assert_eq!(Netns::by_name("weft-no-such-name").unwrap_err().kind(), io::ErrorKind::NotFound);
 }
+
+/// To open a socket's file is an error of its own (`ENXIO`): it is not tried.
+#[test]
+fn other_files_are_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [socket.as_path(), directory.path(), "/dev/null".as_ref(), "/proc/self/ns/uts".as_ref()] {
+        assert_eq!(Netns::open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path:?}");
+    }
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink("/proc/self/ns/net", &link).unwrap();
+    assert_eq!(Netns::open(link).unwrap().id().unwrap(), Netns::current().unwrap().id().unwrap());
+}
