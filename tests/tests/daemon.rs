@@ -56,6 +56,19 @@ fn members_of_the_group_are_served_and_strangers_are_not() {
                 let output = as_nobody(node, groups, line)?;
                 ensure!(output.status.success(), "{groups:?} {line:?}: {}", text(&output.stderr));
             }
+            // it would run as root
+            let (program, ran) = (node.file("evil"), node.file("ran"));
+            fs::write(&program, format!("#!/bin/sh\ntouch {}\n", ran.display()))?;
+            chmod(&program, 0o755)?;
+            for line in [&["upgrade"][..], &["upgrade", "--binary", &program.to_string_lossy()]] {
+                let output = as_nobody(node, groups, line)?;
+                let said = text(&output.stderr);
+                ensure!(
+                    !output.status.success() && said.contains("only root may upgrade"),
+                    "{line:?}: {said}"
+                );
+            }
+            ensure!(!ran.exists(), "{groups:?}: a member's program ran");
         }
         let stranger = ["--regid=65534", "--clear-groups"];
         let output = as_nobody(node, &stranger, &["status"])?;
@@ -151,7 +164,7 @@ fn two_daemons_in_one_namespace() {
         let lab = Lab::up(Options::default())?;
         let node = &lab.nodes[0];
         let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
-        let ruleset = || node.ns.sh("nft list ruleset; ip route; ip addr show weft0");
+        let ruleset = || node.ns.sh("nft list ruleset; ip route; ip addr show weft0 | sed s/.tentative//");
         let before = ruleset()?;
 
         // it would share weft0, routes and rules, whatever it calls its own port
@@ -169,6 +182,21 @@ fn two_daemons_in_one_namespace() {
                 ensure!(output.status.code() == Some(1) && said.contains(&pid), "{flags:?}: {said}");
             }
         }
+        // nor does it give way to one that tries often
+        let second = Second::new("")?;
+        let args = [vec!["20".to_owned(), bin::path("weftd")], second.args(&["--purge"])].concat();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        for attempt in 0..20 {
+            let output = node.ns.command("timeout", &args).output()?;
+            let said = text(&output.stderr);
+            let refused = output.status.code() == Some(1) && said.contains("another weftd");
+            ensure!(refused, "attempt {attempt}: {said}");
+        }
+        // nor to one that sees no number of its process, as a container does
+        let output =
+            node.ns.command("unshare", &[&["--pid", "--fork", "timeout"][..], &args].concat()).output()?;
+        let said = text(&output.stderr);
+        ensure!(!output.status.success() && said.contains("another weftd (process 0)"), "{said}");
         ensure!(ruleset()? == before, "a refused daemon changed the host");
 
         // without a port of the node's own it gets on; a UDP port that is taken is said

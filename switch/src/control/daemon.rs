@@ -282,9 +282,12 @@ impl Doors<'_> {
                 }
                 () = &mut pulse => {}
                 _ = hang_up.recv() => reload(self.args, config, self.log, handle),
-                _ = look.tick() => if engine.is_finished() {
-                    bail!("the engine ended by itself; see the log");
-                },
+                _ = look.tick() => {
+                    signs.alone.iter().for_each(Alone::drain);
+                    if engine.is_finished() {
+                        bail!("the engine ended by itself; see the log");
+                    }
+                }
             }
         }
     }

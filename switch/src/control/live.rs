@@ -482,7 +482,7 @@ impl Live {
         let mut netlink = weft_sys::link::Netlink::new()?;
         let link = netlink.link_by_name(&self.internal)?;
         let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) else { return Ok(()) };
-        if super::alone::other_daemon().is_some() {
+        if super::alone::is_another_there() {
             return Ok(());
         }
         self.host.purge(&self.internal)?;

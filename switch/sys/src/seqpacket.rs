@@ -224,8 +224,23 @@ impl From<Connection> for OwnedFd {
 /// # Errors
 /// Those of `getsockopt(2)` when it is no such socket.
 pub fn peer_cred(socket: BorrowedFd<'_>) -> io::Result<PeerCred> {
-    let cred = sockopt::socket_peercred(socket)?;
-    Ok(PeerCred { pid: cred.pid.as_raw_pid(), uid: cred.uid.as_raw(), gid: cred.gid.as_raw() })
+    // Not by rustix: a process of another PID namespace has number 0 here, which its type has no place for.
+    let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of_val(&cred) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `cred`, of which any value is one.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            std::ptr::from_mut(&mut cred).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PeerCred { pid: cred.pid, uid: cred.uid, gid: cred.gid })
 }
 
 /// One `sendmsg` with `SCM_RIGHTS`, on a socket that keeps message boundaries.
