@@ -1,6 +1,7 @@
 //! Acknowledgments that the next one in line makes needless leave the queue: each would cost the receiver, and on a
 //! tunnel both ends, as much as a superframe does in system calls.
 
+use weft_encap::checksum::{self, State};
 use weft_encap::{Headers, ack};
 
 use super::Departure;
@@ -63,7 +64,12 @@ pub(super) fn thin<T: Queued>(queue: &mut Vec<T>, pool: &mut Pool, counters: &Co
 #[inline]
 fn is_needless<T: Queued>(it: &T, next: &T) -> bool {
     match (it.headers(), next.headers()) {
-        (Some(its), Some(nexts)) => ack::supersedes((next.frame().bytes(), nexts), (it.frame().bytes(), its)),
+        (Some(its), Some(nexts)) => {
+            let (frame, later) = (it.frame().bytes(), next.frame().bytes());
+            // A corrupt one will be dropped by who receives it, and must not take a good one with it.
+            ack::supersedes((later, nexts), (frame, its))
+                && matches!(checksum::state(later, nexts), State::Verified | State::Owed)
+        }
         _ => false,
     }
 }
