@@ -8,7 +8,9 @@ use support::{Spec, checksums_hold, spec};
 use weft_encap::checksum::{self, State};
 use weft_encap::gro::{Gro, MAX_FRAME, Push, superframe};
 use weft_encap::gso::{Plan, cut};
-use weft_encap::{Fragment, Gso, Headers, L3, L4, MacAddr, VnetHdr, build, edit, flow, frag, parse, vxlan};
+use weft_encap::{
+    Fragment, Gso, Headers, L3, L4, MacAddr, VnetHdr, ack, build, edit, flow, frag, parse, vxlan,
+};
 
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() }
@@ -353,4 +355,63 @@ fn superframe_of(spec: &Spec, size: u16) -> (Vec<u8>, Headers, Gso) {
     let gso = if spec.tcp { Gso::Tcp { size } } else { Gso::Udp { size } };
     VnetHdr::describe(&headers, gso, true).validate(&headers).unwrap();
     (frame, headers, gso)
+}
+
+/// Two acknowledgments, or nearly, of one connection, or nearly.
+fn acknowledgments() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let step = prop_oneof![0u32..4, any::<u32>(), (1u32 << 31) - 1..(1 << 31) + 2, Just(u32::MAX)];
+    let edits = prop::collection::vec((0usize..90, any::<u8>()), 0..3);
+    let is_edited = prop::bool::weighted(0.3);
+    let kinds = (prop::bool::weighted(0.9), any::<bool>(), any::<[u8; 8]>());
+    (spec(bytes(3)), kinds, step, any::<(u16, u16)>(), is_edited, edits).prop_map(
+        |(spec, (is_pure, is_stamped, stamps), step, (id, window), is_edited, edits)| {
+            let mut a = spec;
+            if is_pure {
+                (a.tcp, a.flags, a.payload) = (true, 0x10, vec![]);
+                a.tcp_options = if is_stamped { [&[1, 1, 8, 10][..], &stamps].concat() } else { vec![] };
+            }
+            let mut b = Spec { ack: a.ack.wrapping_add(step), window, ..a.clone() };
+            if !a.v6 {
+                b.id = id;
+            }
+            let (a, mut b) = (a.build(), b.build());
+            for (at, value) in edits.into_iter().filter(|_| is_edited) {
+                if let Some(byte) = b.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            (a, b)
+        },
+    )
+}
+
+/// What makes another needless is a later acknowledgment of the same connection, and nothing else.
+#[test]
+fn only_acknowledgments_of_more_supersede() {
+    let hits = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(config());
+    let result = runner.run(&acknowledgments(), |(a, b)| {
+        let (Ok(ha), Ok(hb)) = (parse(&a), parse(&b)) else { return Ok(()) };
+        for ((later, hl), (earlier, he)) in [((&b, &hb), (&a, &ha)), ((&a, &ha), (&b, &hb))] {
+            if !ack::supersedes((later, hl), (earlier, he)) {
+                continue;
+            }
+            hits.set(hits.get() + 1);
+            prop_assert_eq!((hl.src, hl.dst, hl.tci), (he.src, he.dst, he.tci));
+            prop_assert_eq!((hl.src_port, hl.dst_port), (he.src_port, he.dst_port));
+            prop_assert_eq!(&later[..14], &earlier[..14]);
+            for h in [hl, he] {
+                prop_assert_eq!((h.l4, h.tcp_flags, h.payload_len()), (L4::Tcp, 0x10, 0));
+            }
+            let number = |frame: &[u8], h: &Headers| {
+                let at = usize::from(h.l4_at) + 8;
+                u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]])
+            };
+            let more = number(later, hl).wrapping_sub(number(earlier, he));
+            prop_assert!((1..1 << 31).contains(&more), "{} more", more);
+        }
+        Ok(())
+    });
+    result.unwrap();
+    assert!(hits.get() > 500, "only {} pairs of which one supersedes the other", hits.get());
 }

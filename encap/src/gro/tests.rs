@@ -199,7 +199,8 @@ fn whole_superframes_from_a_kernel_peer() {
     assert_eq!(vnet.validate(&headers), Ok(Gso::Udp { size: 1400 }));
 }
 
-/// Whatever [`Gro::push_unparsed`] takes without parsing, [`crate::parse`] and [`Gro::push`] take in the same way.
+/// Whatever [`Gro::push_unparsed`] takes without parsing, [`crate::parse`] and [`Gro::push`] take in the same way; and
+/// it takes nothing that differs in a bit outside the fields that [`Differs::at`] lists.
 #[test]
 fn unparsed_segments_merge_only_as_parsed_ones_would() {
     let (first, second) = tcp_pair();
@@ -218,19 +219,65 @@ fn unparsed_segments_merge_only_as_parsed_ones_would() {
         for bit in 0..8 * usize::from(headers.payload_at) + 8 {
             let mut segment = second.clone();
             segment[bit / 8] ^= 0x80 >> (bit % 8);
-            // The IPv4 checksum made right again, too: then other fields must be seen for themselves.
+            // The checksums made right again, too: then other fields must be seen for themselves.
             let mut fixed = segment.clone();
             if headers.l3 == L3::V4 && fixed[14] == 0x45 {
                 ipv4::fill_checksum(&mut fixed[14..34]);
             }
-            for segment in [&segment, &fixed, &segment[..segment.len() - 1].to_vec()] {
-                let Some(taken) = unparsed(&first, segment) else { continue };
-                let headers = parse(segment).unwrap_or_else(|reason| panic!("bit {bit}: {reason:?}"));
+            let mut all_fixed = fixed.clone();
+            if let Ok(headers) = parse(&fixed) {
+                checksum::complete(&mut all_fixed, &headers);
+            }
+            let short = segment[..segment.len() - 1].to_vec();
+            let merged = Some(Push::Merged);
+            let corrupt = Some(Push::Drop(Reason::BadChecksum));
+            let [raw, half, whole] = match Differs::at(bit, &headers) {
+                Differs::Ip => [None, merged, merged],
+                Differs::Upper => [corrupt, corrupt, merged],
+                Differs::NotAllowed => [None; 3],
+            };
+            for (segment, expected) in [(segment, raw), (fixed, half), (all_fixed, whole), (short, None)] {
+                let taken = unparsed(&first, &segment);
+                assert_eq!(taken, expected, "bit {bit} of {headers:?}");
+                let Some(taken) = taken else { continue };
+                let headers = parse(&segment).unwrap_or_else(|reason| panic!("bit {bit}: {reason:?}"));
                 assert_eq!(headers.l3_end as usize, segment.len(), "bit {bit}");
                 let mut buf = vec![0; MAX_FRAME];
                 let mut gro = Gro::start(&mut buf, &first, &parse(&first).unwrap()).unwrap();
-                assert_eq!(gro.push(&mut buf, segment, &headers), taken, "bit {bit}");
+                assert_eq!(gro.push(&mut buf, &segment, &headers), taken, "bit {bit}");
             }
+        }
+    }
+}
+
+/// May a segment differ in a bit, if its checksums are right?
+enum Differs {
+    /// Yes; the IPv4 header's checksum tells when it is corrupt.
+    Ip,
+    /// Yes; the upper checksum does.
+    Upper,
+    /// No: it takes a parser to say what it is.
+    NotAllowed,
+}
+
+impl Differs {
+    fn at(bit: usize, headers: &Headers) -> Differs {
+        let (byte, mask) = (bit / 8, 0x80 >> (bit % 8));
+        let (l3, l4) = (usize::from(headers.l3_at), usize::from(headers.l4_at));
+        let is_in = |at: usize| (at..at + 2).contains(&byte);
+        let is_tcp = headers.l4 == L4::Tcp;
+        let upper_checksum = l4 + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+        // The lengths are the segment's own. DF is set in all of these, or they are datagrams: no identification
+        // counts.
+        if headers.l3 == L3::V4 && (is_in(l3 + ipv4::ID) || is_in(l3 + ipv4::CHECKSUM)) {
+            Differs::Ip
+        } else if is_in(upper_checksum)
+            || is_tcp && byte == l4 + tcp::FLAGS && mask & (tcp::PSH | tcp::FIN) != 0
+            || byte >= usize::from(headers.payload_at)
+        {
+            Differs::Upper
+        } else {
+            Differs::NotAllowed
         }
     }
 }

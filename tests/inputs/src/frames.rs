@@ -2,17 +2,19 @@
 //! them.
 
 use weft_encap::build::{self, error::Problem};
-use weft_encap::checksum::{self, State};
+use weft_encap::checksum::{self, State, Sum};
 use weft_encap::gro::{Gro, MAX_FRAME, Push};
 use weft_encap::gso::{Plan, cut};
 use weft_encap::{Fragment, Gso, Headers, L3, L4, MacAddr, VnetHdr, edit, flow, frag, parse, vnet as virtio};
 
-use crate::{record, take};
+use crate::{accelerate, record, take};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 
 /// An Ethernet frame: what is read from it lies in it, and every change leaves a frame that reads as was meant.
 pub fn frame(data: &[u8]) {
+    accelerate();
+    sums(data);
     let Ok(headers) = parse(data) else { return };
     check_bounds(data, &headers);
     // What lies behind the IP packet says nothing.
@@ -32,6 +34,7 @@ pub fn frame(data: &[u8]) {
 /// 12 bytes of a virtio header and a frame, as a pod writes them: what is admitted can be cut, and cutting and gluing
 /// keeps every byte.
 pub fn vnet(mut data: &[u8]) {
+    accelerate();
     let mut header = VnetHdr::read(&take(&mut data));
     assert_eq!(VnetHdr::read(&header.bytes()), header);
     let Ok(headers) = parse(data) else { return };
@@ -65,6 +68,7 @@ pub fn vnet(mut data: &[u8]) {
 
 /// Frames of a flow, or of several, in the order of arrival: what is glued is cut again into what came.
 pub fn glue(mut data: &[u8]) {
+    accelerate();
     let mut buf = vec![0; MAX_FRAME];
     let mut open: Option<(Gro, Vec<Vec<u8>>)> = None;
     while let Some(frame) = record(&mut data) {
@@ -91,6 +95,15 @@ pub fn glue(mut data: &[u8]) {
     if let Some((gro, members)) = open {
         cut_again(&gro, &mut buf, &members);
     }
+}
+
+/// A sum is that of its parts, which are too short here for vectors.
+fn sums(data: &[u8]) {
+    let plain = data.chunks(64).fold(Sum::ZERO, |sum, part| sum.add(part)).fold();
+    assert_eq!(Sum::of(data).fold(), plain, "{} bytes", data.len());
+    let mut copy = vec![0; data.len()];
+    assert_eq!(checksum::copy_and_sum(&mut copy, data).fold(), plain, "{} bytes copied", data.len());
+    assert_eq!(copy, data);
 }
 
 fn check_bounds(frame: &[u8], h: &Headers) {

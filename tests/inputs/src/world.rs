@@ -53,6 +53,7 @@ pub(crate) struct World {
 impl World {
     /// A network in which nothing has happened yet. `remote`: where the peers are.
     pub(crate) fn new(remote: IpAddr) -> Self {
+        crate::accelerate();
         World {
             forwarder: Forwarder::new(0, &Settings { cache_entries: 64 }, Arc::new(Shared::new(1000))),
             snapshot: snapshot(remote),
