@@ -130,8 +130,6 @@ fn an_upgrade_that_fails_leaves_all_as_it_was() {
         let lab = kept(1)?;
         let node = &lab.nodes[0];
         let (a, c) = (node.pod("a")?, node.pod("c")?);
-        let bridge = node.pod("x")?;
-        bridge.ns.sh("ip link set eth0 address 02:11:22:33:44:55 || true")?;
         let old = node.pid();
         let pings = Pings::start(&a.ns, &c.ip(), 4)?;
         for binary in ["/bin/false", "/bin/true", "/does/not/exist"] {
