@@ -41,6 +41,8 @@ main() {
 # ---------------------------------------------------------------- install
 
 install_all() {
+	# Binaries that were built before the last change would be installed without a word.
+	[ -n "${WEFT_BIN_DIR:-}" ] || WEFT_BUILD=${WEFT_BUILD:-1}
 	need_binaries
 	OLD=$(cat "$TARGET$MANIFEST" 2>/dev/null || true)
 	NEW=''
@@ -62,9 +64,11 @@ install_all() {
 	reload
 	cat <<-EOF
 		Installed below $PREFIX. Next:
-		  1. say which nodes there are: /etc/weft/cluster.toml (kubectl get nodes -o json | weft cluster import)
+		  1. say which nodes there are: /etc/weft/cluster.toml (kubectl get nodes -o json | weft cluster import);
+		     one host alone: pod_cidrs in /etc/weft/weft.toml instead
 		  2. weftd --check && systemctl enable --now weftd
-		  3. weft status && weft cni install
+		  3. weft status && weft cni install --chain portmap   (without hostPorts: no --chain)
+		Over a running weftd: weft upgrade
 	EOF
 }
 

@@ -171,3 +171,23 @@ fn every_offload_off_still_works() {
         Ok(())
     });
 }
+
+/// A firewall of the host that accepts the tunnel by state needs `notrack = false`; any other sees untracked packets.
+#[test]
+fn the_tunnel_is_tracked_only_when_told() {
+    as_root(|| {
+        for (config, state) in [("", "untracked"), ("notrack = false", "new,established")] {
+            let lab = Lab::up(Options { config: config.to_owned(), ..Options::default() })?;
+            let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+            for node in &lab.nodes {
+                node.ns.sh(&format!(
+                    "nft 'add table inet host; add chain inet host in {{ type filter hook input priority filter; policy accept; }}; \
+                     add rule inet host in ct state {state} udp dport 4789 accept; add rule inet host in udp dport 4789 drop'"
+                ))?;
+            }
+            ping(&a.ns, &b.ip(), 5)?;
+            hashed(&a.ns, &b.ns, &b.ip(), 4)?;
+        }
+        Ok(())
+    });
+}

@@ -16,8 +16,8 @@ const ABOUT: &str = "Shows and changes weft, the packet switch of this node";
 const EXAMPLES: &str = "\
 Examples:
   weft show
-  weft add-br br0 gateway=10.1.0.1/24
-  weft --may-exist add-br br0 -- add-port br0 web netns=web ip=10.1.0.5/24
+  weft add-br br1 gateway=10.1.0.1/24
+  weft --may-exist add-br br1 -- add-port br1 web netns=web ip=10.1.0.5/24
   weft -o json stats
 
 Several commands separated by -- are one transaction: all take effect or none. Verbs that only read run after it.

@@ -112,6 +112,9 @@ pub struct Settings {
     /// Masquerade what pods send out of the cluster [default: true]
     #[arg(long, env = "WEFT_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub masquerade: Option<bool>,
+    /// Keep the tunnel's own packets out of the kernel's connection table [default: true]
+    #[arg(long, env = "WEFT_NOTRACK", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub notrack: Option<bool>,
     /// This node's underlay address, where the cluster file's is not the one to bind [default: the cluster file's]
     #[arg(long, env = "WEFT_UNDERLAY", value_name = "IP")]
     pub underlay: Option<IpAddr>,
@@ -179,6 +182,8 @@ pub struct Config {
     pub internal: Option<String>,
     /// Masquerade.
     pub masquerade: bool,
+    /// Keep the tunnel's packets out of the connection table.
+    pub notrack: bool,
     /// Underlay address to use in place of the cluster file's.
     pub underlay: Option<IpAddr>,
     /// Default VNI.
@@ -264,6 +269,7 @@ impl Config {
             gateways: Vec::new(),
             internal: Some("weft0".into()),
             masquerade: true,
+            notrack: true,
             underlay: None,
             vni: Vni::new(1).expect("in range"),
             vxlan_port: 4789,
@@ -308,6 +314,7 @@ impl Config {
                 _ => all.internal_name.or(default.internal),
             },
             masquerade: all.masquerade.unwrap_or(default.masquerade),
+            notrack: all.notrack.unwrap_or(default.notrack),
             underlay: all.underlay,
             vni: match all.vni {
                 None => default.vni,
@@ -389,7 +396,7 @@ impl Settings {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
         over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us log_level log bridge
-            pod_cidrs gateways internal internal_name masquerade underlay vni vxlan_port mtu flood_pps)
+            pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu flood_pps)
     }
 }
 

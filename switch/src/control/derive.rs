@@ -46,6 +46,7 @@ pub fn node_network(
     network.has_ipv6 = machine.has_ipv6;
     network.mtu_override = config.mtu;
     network.masquerade = config.masquerade;
+    network.notrack = config.notrack;
     Ok(network)
 }
 

@@ -113,6 +113,7 @@ pub fn device(state: &State, record: &PortRecord) -> Option<TapSpec> {
 /// The host's network that a state asks for; `None` without a port of the node's own.
 pub fn host(state: &State) -> Option<HostSpec> {
     let port = state.ports.get(state.node.internal.as_deref()?)?;
+    let vtep = state.node.vtep.as_ref();
     Some(HostSpec {
         ifname: port.ifname().to_owned(),
         mac: port.spec.mac?,
@@ -122,7 +123,7 @@ pub fn host(state: &State) -> Option<HostSpec> {
         pod_cidrs: state.node.pod_cidrs.clone(),
         cluster_cidrs: state.node.cluster_cidrs.clone(),
         masquerade: state.node.masquerade,
-        vtep: state.node.vtep.as_ref().map(|vtep| SocketAddr::new(vtep.underlay, vtep.port)),
+        untracked: vtep.filter(|_| state.node.notrack).map(|vtep| SocketAddr::new(vtep.underlay, vtep.port)),
     })
 }
 

@@ -177,6 +177,8 @@ pub struct NodeNetwork {
     pub mtu_override: Option<u32>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
+    /// Keep the tunnel's packets out of the connection table.
+    pub notrack: bool,
     /// The machine has IPv6.
     pub has_ipv6: bool,
 }

@@ -33,6 +33,7 @@ pub(crate) fn state_with_cluster() -> State {
         underlay_mtu: Some(1500),
         mtu_override: None,
         masquerade: true,
+        notrack: true,
         has_ipv6: true,
     };
     let mut state = State { node: Arc::default(), ..State::default() };

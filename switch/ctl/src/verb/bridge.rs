@@ -19,8 +19,8 @@ Settings:
   flood-pps=N              frames per second that one port may have flooded (10000); 0: no limit
 
 Examples:
-  weft add-br br0
-  weft --may-exist add-br br0 gateway=10.1.0.1/24,fd00:1::1/64 mtu=1400")]
+  weft add-br lan
+  weft --may-exist add-br br1 gateway=10.1.0.1/24,fd00:1::1/64 mtu=1400")]
 pub(crate) struct AddBr {
     /// Its name
     bridge: String,

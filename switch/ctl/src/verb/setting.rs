@@ -30,7 +30,7 @@ An empty value clears a setting. In the transaction that adds a port every setti
 tag, trunks, guard, ip, mac, mtu, remote and external_ids:KEY.
 
 Examples:
-  weft set bridge br0 ageing-seconds=60
+  weft set bridge br1 ageing-seconds=60
   weft set port web tag=5 external_ids:team=shop
   weft add-port br0 vx0 -- set interface vx0 type=vxlan options:remote_ip=192.0.2.7 options:key=42")]
 pub(crate) struct Set {

@@ -53,8 +53,8 @@ pub struct HostSpec {
     pub cluster_cidrs: Vec<IpNet>,
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
-    /// Where the other nodes send VXLAN to.
-    pub vtep: Option<SocketAddr>,
+    /// VXLAN to and from this address of the node is not tracked.
+    pub untracked: Option<SocketAddr>,
 }
 
 impl HostSpec {
@@ -79,7 +79,7 @@ impl HostSpec {
             pod_cidrs: self.pod_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs.clone(),
             masquerade: self.masquerade,
-            vtep: self.vtep,
+            untracked: self.untracked,
         }
     }
 

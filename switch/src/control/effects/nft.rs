@@ -31,7 +31,7 @@ pub struct NftSpec {
     /// Masquerade what pods send out of the cluster.
     pub masquerade: bool,
     /// VXLAN to and from this address of the node is not tracked.
-    pub vtep: Option<SocketAddr>,
+    pub untracked: Option<SocketAddr>,
 }
 
 /// Makes the table, or replaces it, in one transaction.
@@ -96,7 +96,7 @@ pub fn ruleset(spec: &NftSpec) -> String {
          iifname \"{0}\" accept\n    oifname \"{0}\" accept\n  }}\n",
         spec.ifname
     );
-    if let Some(vtep) = spec.vtep {
+    if let Some(vtep) = spec.untracked {
         untracked(&mut text, vtep);
     }
     text.push_str("}\n");

@@ -11,7 +11,7 @@ fn host() -> HostSpec {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         masquerade: true,
-        vtep: Some("192.0.2.1:4789".parse().unwrap()),
+        untracked: Some("192.0.2.1:4789".parse().unwrap()),
     }
 }
 

@@ -12,7 +12,7 @@ fn spec() -> HostSpec {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1:1::/64".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
         masquerade: true,
-        vtep: Some("192.0.2.1:4789".parse().unwrap()),
+        untracked: Some("192.0.2.1:4789".parse().unwrap()),
     }
 }
 

@@ -7,7 +7,7 @@ fn spec() -> NftSpec {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
         masquerade: true,
-        vtep: Some("192.0.2.1:4789".parse().unwrap()),
+        untracked: Some("192.0.2.1:4789".parse().unwrap()),
     }
 }
 
@@ -24,7 +24,7 @@ fn the_text_has_what_flannel_has() {
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
-    let v6 = ruleset(&NftSpec { vtep: Some("[2001:db8::1]:8472".parse().unwrap()), ..spec() });
+    let v6 = ruleset(&NftSpec { untracked: Some("[2001:db8::1]:8472".parse().unwrap()), ..spec() });
     assert!(v6.contains("ip6 saddr 2001:db8::1 udp dport 8472 notrack"), "{v6}");
     let without = ruleset(&NftSpec { masquerade: false, ..spec() });
     assert!(!without.contains("\"lo\"") && without.contains("saddr != @cluster4"));
