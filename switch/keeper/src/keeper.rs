@@ -1,7 +1,7 @@
 //! The loop: signals, messages of the kept process, deadlines.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const START: Duration = Duration::from_secs(60);
 /// How long a process that was told to end by SIGABRT may take.
 const ABORT: Duration = Duration::from_secs(1);
+/// Descriptors besides those held, in the keeper and in a child.
+const SPARE: u64 = 64;
 /// Exit statuses that no new start mends: bad usage, a program that cannot be executed.
 const HOPELESS: [i32; 3] = [2, 126, 127];
 
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &Args) -> io::Result<u8> {
     let signals = Signals::take(&signals)?;
     // Descendants that lose their parent become ours: a process that took over from its parent can be waited for.
     set_child_subreaper(rustix::process::getpid().into())?;
-    raise_descriptor_limit();
+    let most = raise_descriptor_limit();
     let socket = SocketDir::make(&args.dir)?;
     let receiver = Receiver::bind(&socket.path())?;
     let mut keeper = Keeper {
@@ -50,7 +52,7 @@ pub(crate) fn run(args: &Args) -> io::Result<u8> {
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", args.program.display())))?,
         args,
         socket: socket.path(),
-        store: Store::default(),
+        store: Store::new(most),
         main: None,
         ready_once: false,
         asked_to_end: false,
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &Args) -> io::Result<u8> {
     };
     keeper.start()?;
     loop {
-        if let Some(code) = keeper.wait(&signals, &receiver)? {
+        if let Some(code) = keeper.wait(&signals, &receiver) {
             return Ok(code);
         }
     }
@@ -131,53 +133,70 @@ impl Keeper<'_> {
     }
 
     /// Sleeps until something happens, and deals with it. The status to end with, if it is time to.
-    fn wait(&mut self, signals: &Signals, receiver: &Receiver) -> io::Result<Option<u8>> {
+    ///
+    /// No failure ends the keeper: all that it holds would be gone.
+    fn wait(&mut self, signals: &Signals, receiver: &Receiver) -> Option<u8> {
         let wake = self.main.as_ref().map_or(self.restart_at, |main| main.deadline);
         let timeout = wake.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         let mut fds = [PollFd::new(signals, PollFlags::IN), PollFd::new(receiver, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => trouble("poll", &error.into()),
         }
         // What a process said before it died counts, so its messages come first.
-        while let Some(message) = receiver.receive()? {
-            self.hear(message);
-        }
+        self.hear_all(receiver);
         let mut child = false;
         while let Some(signal) = signals.next() {
             child |= signal == libc::SIGCHLD;
             self.pass_on(signal);
         }
         if child {
-            while let Some(message) = receiver.receive()? {
-                self.hear(message);
-            }
-            if let Some(code) = self.reap()? {
-                return Ok(Some(code));
+            self.hear_all(receiver);
+            if let Some(code) = self.reap() {
+                return Some(code);
             }
         }
         if self.main.is_none() && self.asked_to_end {
-            return Ok(Some(0));
+            return Some(0);
         }
-        self.look_at_the_clock()?;
-        Ok(None)
+        self.look_at_the_clock();
+        None
     }
 
-    fn look_at_the_clock(&mut self) -> io::Result<()> {
+    fn hear_all(&mut self, receiver: &Receiver) {
+        loop {
+            match receiver.receive() {
+                Ok(Some(message)) => self.hear(message),
+                Ok(None) => return,
+                Err(error) => return trouble("the notify socket", &error),
+            }
+        }
+    }
+
+    /// A start that fails, for want of memory or processes, counts as a death.
+    fn start_again(&mut self) {
+        let Err(error) = self.start() else { return };
+        self.young_deaths = self.young_deaths.saturating_add(1);
+        let pause = pause(self.young_deaths).max(PAUSE);
+        self.restart_at = Some(Instant::now() + pause);
+        say(&format!("no new process: {error}; tried again in {} ms", pause.as_millis()));
+    }
+
+    fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         if self.main.is_none() && self.restart_at.is_none_or(|at| now >= at) {
-            return self.start();
+            return self.start_again();
         }
-        let Some(main) = &mut self.main else { return Ok(()) };
+        let Some(main) = &mut self.main else { return };
         if main.deadline.is_none_or(|at| now < at) {
-            return Ok(());
+            return;
         }
         let pid = main.pid.as_raw_pid();
         if main.aborted {
             let _ = kill_process(main.pid, Signal::KILL);
             main.deadline = Some(now + ABORT);
-            return Ok(());
+            return;
         }
         say(&format!("process {pid} shows no life; it is aborted"));
         // A stopped process gets no signal before it goes on.
@@ -185,7 +204,6 @@ impl Keeper<'_> {
         let _ = kill_process(main.pid, Signal::CONT);
         main.aborted = true;
         main.deadline = Some(now + ABORT);
-        Ok(())
     }
 
     fn pass_on(&mut self, number: i32) {
@@ -246,14 +264,16 @@ impl Keeper<'_> {
                 match self.store.hold(&name, fd) {
                     Ok(()) => {}
                     Err(Refused::Name) => say(&format!("{name:?} is no name for a descriptor; not held")),
-                    Err(Refused::Full) => say(&format!("{MOST} descriptors are held; {name} is not")),
+                    Err(Refused::Full) => {
+                        say(&format!("{} descriptors are held; {name} is not", self.store.len()));
+                    }
                 }
             }
         }
     }
 
     /// Waits for all that have ended. The status to end with, if the kept one ended well.
-    fn reap(&mut self) -> io::Result<Option<u8>> {
+    fn reap(&mut self) -> Option<u8> {
         let mut ended = None;
         loop {
             match waitpid(None, WaitOptions::NOHANG) {
@@ -268,8 +288,7 @@ impl Keeper<'_> {
         if ended.is_none() && self.main.as_ref().is_some_and(|main| test_kill_process(main.pid).is_err()) {
             ended = Some(None);
         }
-        let Some(status) = ended else { return Ok(None) };
-        Ok(self.after_the_end(status))
+        self.after_the_end(ended?)
     }
 
     fn after_the_end(&mut self, status: Option<WaitStatus>) -> Option<u8> {
@@ -297,7 +316,8 @@ impl Keeper<'_> {
             Some(signal) => format!("was killed by signal {signal}"),
             None => code.map_or("is gone".to_owned(), |code| format!("ended with status {code}")),
         };
-        self.young_deaths = if main.since.elapsed() < YOUNG { self.young_deaths + 1 } else { 0 };
+        self.young_deaths =
+            if main.since.elapsed() < YOUNG { self.young_deaths.saturating_add(1) } else { 0 };
         let pause = pause(self.young_deaths);
         self.restart_at = Some(Instant::now() + pause);
         say(&format!(
@@ -317,8 +337,11 @@ fn follow(main: &mut Main, pid: i32) {
     for _ in 0..16 {
         match parent_of(ancestor) {
             Some(parent) if parent == me => {
-                if let Some(pid) = Pid::from_raw(pid) {
+                if let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != main.pid) {
                     main.pid = pid;
+                    // What was done to the old one was not done to this one.
+                    main.aborted = false;
+                    main.since = Instant::now();
                 }
                 return;
             }
@@ -349,15 +372,25 @@ fn pause(young_deaths: u32) -> Duration {
     }
 }
 
-fn raise_descriptor_limit() {
+/// How many descriptors can be held. A child's copies lie beside those held until it executes its program.
+fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = (MOST as u64 + 64).max(limit.current.unwrap_or(u64::MAX));
+    let wanted = (2 * MOST as u64 + SPARE).max(limit.current.unwrap_or(u64::MAX));
     let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    let got = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(got.saturating_sub(SPARE) / 2).unwrap_or(MOST).min(MOST)
 }
 
+/// Says what failed, and gives it time to mend.
+fn trouble(what: &str, error: &io::Error) {
+    say(&format!("{what}: {error}"));
+    std::thread::sleep(PAUSE);
+}
+
+/// Nobody may read it any more: no reason to end.
 fn say(what: &str) {
-    eprintln!("weft-keeper: {what}");
+    let _ = writeln!(io::stderr(), "weft-keeper: {what}");
 }
 
 /// A directory of our own for the socket: its name cannot be guessed or taken, also where several containers share
@@ -391,6 +424,50 @@ impl Drop for SocketDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn keeper(args: &Args) -> Keeper<'_> {
+        Keeper {
+            program: "/bin/true".into(),
+            args,
+            socket: "/nowhere".into(),
+            store: Store::new(MOST),
+            main: None,
+            ready_once: true,
+            asked_to_end: false,
+            asked_to_restart: false,
+            young_deaths: 0,
+            restart_at: None,
+        }
+    }
+
+    #[test]
+    fn a_start_that_fails_is_tried_again() {
+        // No process can have a NUL byte in an argument.
+        let bad = vec!["\0".into()];
+        let args = Args { program: "true".into(), args: bad, watchdog: None, dir: "/tmp".into() };
+        let mut keeper = keeper(&args);
+        for deaths in 1..=AT_ONCE + 2 {
+            keeper.restart_at = None;
+            keeper.look_at_the_clock();
+            assert!(keeper.main.is_none() && keeper.restart_at.is_some_and(|at| at > Instant::now()));
+            assert_eq!(keeper.young_deaths, deaths);
+        }
+    }
+
+    #[test]
+    fn the_next_process_is_not_taken_for_the_aborted_one() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let long_ago = Instant::now();
+        std::thread::sleep(Duration::from_millis(5));
+        let me = rustix::process::getpid();
+        let mut main = Main { pid: me, since: long_ago, ready: true, deadline: None, aborted: true };
+        follow(&mut main, 1);
+        assert!(main.pid == me && main.aborted);
+        follow(&mut main, i32::try_from(child.id()).unwrap());
+        assert!(main.pid != me && !main.aborted && main.since > long_ago);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn the_first_restarts_wait_for_nothing() {

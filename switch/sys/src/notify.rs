@@ -18,6 +18,10 @@ use crate::seqpacket::{PeerCred, send_with_fds};
 /// How long a manager that does not read its socket is waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// Most bytes of the names of stored descriptors, by [`names_len`]: they come back as one string of the environment,
+/// which the kernel bounds (`MAX_ARG_STRLEN`, 131,072 bytes).
+pub const MOST_NAMES: usize = 120 * 1024;
+
 /// Longest message received, in bytes (as in systemd, `NOTIFY_BUFFER_MAX`).
 const MAX_MESSAGE: usize = 4096;
 
@@ -138,6 +142,12 @@ impl AsFd for Receiver {
 #[must_use]
 pub fn is_fd_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b':')
+}
+
+/// Bytes that names of stored descriptors take in `LISTEN_FDNAMES`, each with its separator.
+#[must_use]
+pub fn names_len<'a>(names: impl IntoIterator<Item = &'a str>) -> usize {
+    names.into_iter().map(|name| name.len() + 1).sum()
 }
 
 /// Room for the most descriptors that the kernel passes at once (`SCM_MAX_FD`) and for the credentials.

@@ -183,11 +183,14 @@ unsafe fn become_program(
         let end = listen::FIRST + fds.len() as RawFd;
         for fd in fds.iter_mut().filter(|fd| **fd < end) {
             *fd = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, end);
+            if *fd < 0 {
+                give_up(b"cannot move the descriptors: errno ");
+            }
         }
         for (number, fd) in (listen::FIRST..).zip(fds.iter()) {
             // dup2 leaves close-on-exec off.
             if libc::dup2(*fd, number) < 0 {
-                libc::_exit(127);
+                give_up(b"cannot pass the descriptors on: errno ");
             }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -196,10 +199,20 @@ unsafe fn become_program(
         // Rust's runtime ignores it, and what is ignored stays so.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
-        let text = b"cannot execute the program\n";
-        libc::write(2, text.as_ptr().cast(), text.len());
-        libc::_exit(127)
     }
+    give_up(b"cannot execute the program: errno ")
+}
+
+/// Says why on stderr, and ends with 127. For the child of a fork: nothing is allocated.
+fn give_up(text: &[u8]) -> ! {
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0).unsigned_abs();
+    let digits = [errno / 100 % 10, errno / 10 % 10, errno % 10].map(|digit| b'0' + digit as u8);
+    for part in [text, &digits, b"\n"] {
+        // SAFETY: reads the bytes of a slice.
+        unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
+    }
+    // SAFETY: never returns, runs nothing.
+    unsafe { libc::_exit(127) }
 }
 
 #[cfg(test)]
