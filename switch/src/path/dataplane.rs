@@ -8,16 +8,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use weft_encap::{MacAddr, VlanId};
 use weft_sys::machine::monotonic_ns;
-use weft_sys::udp::{UdpOptions, UdpSocket};
 
 use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
 use super::fdb::{Bounds, LearnedMac, Station};
@@ -115,8 +114,6 @@ pub(super) struct Plane {
     /// Its epoch, to be compared once per batch.
     pub(super) epoch: AtomicU64,
     pub(super) stop: AtomicBool,
-    /// An empty socket; set before `stop`.
-    pub(super) nothing: OnceLock<UdpSocket>,
     acknowledged: Mutex<()>,
     progress: Condvar,
     lost: Mutex<Vec<(PortSlot, Generation)>>,
@@ -151,7 +148,6 @@ impl Dataplane {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             epoch: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            nothing: OnceLock::new(),
             acknowledged: Mutex::new(()),
             progress: Condvar::new(),
             lost: Mutex::default(),
@@ -329,11 +325,6 @@ impl Dataplane {
 
     /// Stops the workers for good, each after what it had read has left: what is in devices and sockets stays there.
     pub fn stop(&self) {
-        // Workers may not make one themselves.
-        let options = UdpOptions { buffer: 0, ..UdpOptions::default() };
-        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &options) {
-            let _ = self.plane.nothing.set(socket);
-        }
         // Release pairs with the worker's acquire.
         self.plane.stop.store(true, Ordering::Release);
         self.wake_all();

@@ -156,16 +156,13 @@ impl Worker {
     /// Forwards the datagrams that receivers have read and not yet given: they are in no socket any more.
     #[cold]
     fn drain(&mut self) {
-        // From a socket in which nothing is, a receiver gives no more than what it has.
-        let plane = Arc::clone(&self.plane);
-        let Some(nothing) = plane.nothing.get() else { return };
         for index in 0..self.sources.len() {
             loop {
                 let counters = &self.post.counters;
                 let (pool, batch) = (&mut self.pool, &mut self.batch);
                 let Some(Kind::Underlay { underlay, receiver, .. }) = self.sources.get(index) else { break };
                 let mut tally = Count { counters, now: self.now };
-                receiver.receive(nothing, *underlay, &self.snapshot.tunnels, pool, batch, &mut tally);
+                receiver.drain(*underlay, &self.snapshot.tunnels, pool, batch, &mut tally);
                 if self.batch.is_empty() {
                     break;
                 }

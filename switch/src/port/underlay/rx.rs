@@ -97,6 +97,20 @@ impl Receiver {
         Rx::More
     }
 
+    /// As [`Receiver::receive`], only what was read before and did not fit its batch. No frames: there is no more.
+    pub fn drain(
+        &mut self,
+        underlay: usize,
+        tunnels: &Tunnels,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        tally: &mut impl Tally,
+    ) {
+        if let Some(run) = self.rest.take() {
+            self.rest = Turn { underlay, tunnels, pool, batch, tally }.split(run);
+        }
+    }
+
     /// Gives its buffers back.
     pub fn close(&mut self, pool: &mut Pool) {
         if let Some(run) = self.rest.take() {
