@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use weft_sys::notify::{barrier, is_managed, notify_with_fds};
+use weft_sys::notify::{MOST_NAMES, barrier, is_managed, names_len, notify_with_fds};
 
 use super::publish::Devices;
 use crate::port::underlay::SocketRole;
@@ -33,6 +33,8 @@ pub struct Holder {
     behind: bool,
     /// That was said already.
     deaf: bool,
+    /// There were more names than fit; that was said.
+    full: bool,
     /// The manager does not listen to this process yet.
     mute: bool,
 }
@@ -136,14 +138,34 @@ impl Holder {
         self.behind = false;
         let wanted = wanted(devices);
         let stays = |(name, of): (&String, &Of)| wanted.get(name).is_some_and(|(is, _)| of.is(is));
-        let gone = self.held.iter().filter(|held| !stays(*held)).map(|(name, _)| name.clone());
-        for name in gone.collect::<Vec<_>>() {
-            self.tell_removed(&name);
+        let gone: Vec<(String, bool)> = self
+            .held
+            .iter()
+            .filter(|held| !stays(*held))
+            .map(|(name, of)| (name.clone(), matches!(of, Of::Underlay(_))))
+            .collect();
+        let mut unbound = false;
+        for (name, is_socket) in gone {
+            unbound |= self.tell_removed(&name) && is_socket;
         }
-        for (name, (of, fd)) in wanted {
+        if unbound {
+            // An address is taken until the manager has closed its descriptor, too.
+            let _ = barrier(CLOSING);
+        }
+        // Sockets first: without them every peer is lost, without a device's queue one port's queued packets.
+        let (sockets, taps): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|(_, (of, _))| matches!(of, Of::Underlay(_)));
+        let mut room = MOST_NAMES.saturating_sub(names_len(self.held.keys().map(String::as_str)));
+        for (name, (of, fd)) in sockets.into_iter().chain(taps) {
             if self.held.contains_key(&name) || self.behind {
                 continue;
             }
+            let len = names_len([name.as_str()]);
+            if len > room {
+                self.overflow();
+                break;
+            }
+            room -= len;
             match notify_with_fds(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd]) {
                 Ok(_) => drop(self.held.insert(name, of)),
                 Err(error) => self.fall_behind(&error),
@@ -183,6 +205,13 @@ impl Holder {
                 self.fall_behind(&error);
                 false
             }
+        }
+    }
+
+    /// What the manager cannot hand back is attached to by name at the next start.
+    fn overflow(&mut self) {
+        if !std::mem::replace(&mut self.full, true) {
+            tracing::warn!("too many ports for the service manager's descriptor store; some are not held");
         }
     }
 
