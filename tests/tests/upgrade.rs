@@ -124,6 +124,51 @@ while True:
     node.ns.run("python3", &["-c", script, &path, &protocol.to_string(), &state.to_string()])
 }
 
+/// Takes all that a daemon gives, opens its file, and says no more.
+const HANG: &str = r#"
+import fcntl, json, socket, sys, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+s.send(json.dumps({"Hello": {"protocol": 1, "state": 1, "version": "9.9.9"}}).encode())
+fds = []
+while True:
+    text, some, _, _ = socket.recv_fds(s, 1 << 20, 64)
+    fds += some
+    if b"Go" in text:
+        break
+file = open(sys.argv[2], "r+b")
+fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+time.sleep(300)
+"#;
+
+#[test]
+fn a_new_process_that_hangs_is_ended_and_the_old_one_goes_on() {
+    as_root(|| {
+        let mut lab = kept(1)?;
+        lab.nodes[0].expect_log("hangs before it has taken over");
+        let node = &lab.nodes[0];
+        let (a, c) = (node.pod("a")?, node.pod("c")?);
+        let old = node.pid();
+        let [socket, file] = ["run/handover.sock", "run/ports.redb"].map(|path| node.file(path));
+        let (socket, file) = (socket.to_string_lossy(), file.to_string_lossy());
+        let hung = node.ns.spawn("python3", &["-c", HANG, &socket, &file])?;
+        // As long as a new process may take.
+        let pings = Pings::start(&a.ns, &c.ip(), 32)?;
+        let (out, errors, ok) = hung.finish()?;
+        ensure!(!ok && errors.is_empty(), "{out}{errors}");
+        let d = eventually(5, || node.pod("d"))?;
+        ping(&a.ns, &d.ip(), 3)?;
+        pings.all_came()?;
+        ensure!(node.pid() == old, "another process");
+        // One that nobody looks after gets nothing.
+        let none = HANG.replace("9.9.9\"", "9.9.9\", \"manager\": \"\"").replace("b\"Go\"", "b\"Refused\"");
+        let none = none.replace("file =", "sys.exit(text.decode()) #");
+        let refused = node.ns.run("python3", &["-c", &none, &socket, &file]).unwrap_err().to_string();
+        ensure!(refused.contains("use `weft upgrade`"), "{refused}");
+        upgrade(node)
+    });
+}
+
 #[test]
 fn an_upgrade_that_fails_leaves_all_as_it_was() {
     as_root(|| {

@@ -52,13 +52,17 @@ pub enum NotAlone {
 }
 
 impl Alone {
-    /// Takes the sign over from another daemon.
+    /// Takes the sign over from another daemon, whose name it bears until [`Alone::sign`].
+    pub fn from_fd(socket: OwnedFd) -> Alone {
+        Alone { socket: Some(socket) }
+    }
+
+    /// Puts this process's name to it.
     ///
     /// # Errors
-    /// Those of `listen(2)`, by which this process signs.
-    pub fn from_fd(socket: OwnedFd) -> io::Result<Alone> {
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(Alone { socket: Some(socket) })
+    /// Those of `listen(2)`.
+    pub fn sign(&self) -> io::Result<()> {
+        self.socket.iter().try_for_each(|socket| Ok(rustix::net::listen(socket, BACKLOG)?))
     }
 
     /// Lets go who has asked for the holder. To be called every second or so, or soon nobody can ask any more.

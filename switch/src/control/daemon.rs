@@ -186,7 +186,7 @@ impl Signs {
         };
         let lock = taken.descriptor(LOCK).context("the lock was not handed over")?;
         let alone = match (taken.descriptor(ALONE), &config.internal) {
-            (Some(sign), Some(_)) => Some(Alone::from_fd(sign)?),
+            (Some(sign), Some(_)) => Some(Alone::from_fd(sign)),
             (None, Some(_)) => Some(Alone::take()?),
             (_, None) => None,
         };
@@ -196,6 +196,7 @@ impl Signs {
     /// Puts this process's name to them.
     fn sign(mut self) -> anyhow::Result<Signs> {
         self.lock.sign().context("the lock")?;
+        self.alone.as_ref().map_or(Ok(()), Alone::sign).context("the sign in the network namespace")?;
         Ok(self)
     }
 

@@ -8,7 +8,8 @@
 //! one's start: what comes meanwhile waits in the devices and sockets, which both have open. Then the old one tells
 //! the service manager who the main process is, and leaves without touching anything.
 //!
-//! Until "ready" any failure leaves the old process as it was. After that, the service manager's new start is the way
+//! Until "ready" any failure leaves the old process as it was; a new one that hangs is killed, because it has the files
+//! open. After that, the service manager's new start is the way
 //! out, as after a crash.
 
 /// What the two say to each other.
@@ -24,6 +25,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use tokio::sync::watch;
 use weft_api::report::{FdbEntry, NeighbourEntry};
 use weft_api::{ApiError, Code, UpgradeReply, UpgradeRequest};
@@ -43,6 +45,8 @@ pub use take::{Taken, take};
 const BUILDING: Duration = Duration::from_secs(30);
 /// How long any other step may take.
 const STEP: Duration = Duration::from_secs(5);
+/// How long a process that was killed may take to end.
+const ENDING: Duration = Duration::from_secs(1);
 /// How long the API's last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// Descriptors in one message.
@@ -101,6 +105,8 @@ pub struct Giver {
     /// The process that has taken over.
     left: watch::Sender<Option<(i32, String)>>,
     upgrading: Mutex<()>,
+    /// How long the new process may take to build everything.
+    building: Duration,
 }
 
 impl Giver {
@@ -112,7 +118,7 @@ impl Giver {
         own: Vec<(String, OwnedFd)>,
     ) -> Self {
         let (gate, left) = (watch::Sender::new(true), watch::Sender::new(None));
-        Giver { handle, dataplane, reporter, own, gate, left, upgrading: Mutex::new(()) }
+        Giver { handle, dataplane, reporter, own, gate, left, upgrading: Mutex::new(()), building: BUILDING }
     }
 
     /// Whether this process's sockets are to accept clients.
@@ -207,13 +213,21 @@ impl Giver {
         if peer.uid != 0 {
             return Err(HandOverError::Stranger(peer.uid));
         }
-        let (Message::Hello { protocol, state, version }, _) = receive(to, STEP)? else {
+        // Before it speaks: so this is the process that does.
+        let process = Peer::of(peer.pid);
+        let (Message::Hello { protocol, state, version, manager: theirs }, _) = receive(to, STEP)? else {
             return Err(HandOverError::Unexpected);
         };
         if protocol != PROTOCOL {
             let reason = format!("weftd {version} speaks hand-over protocol {protocol}, this one {PROTOCOL}");
             let _ = send(to, &Message::Refused { reason: reason.clone() }, &[]);
             return Err(HandOverError::Refused(reason));
+        }
+        if manager().is_some() && theirs.as_deref() == Some("") {
+            let reason =
+                "a service manager looks after this weftd and none after that one; use `weft upgrade`";
+            let _ = send(to, &Message::Refused { reason: reason.to_owned() }, &[]);
+            return Err(HandOverError::Refused(reason.to_owned()));
         }
         let state_fits = state == STATE;
         if !state_fits {
@@ -231,6 +245,9 @@ impl Giver {
         let given = given.and_then(|()| descriptors.recv_timeout(STEP).map_err(|_| HandOverError::Busy));
         let ready = given.and_then(|descriptors| self.until_ready(to, &descriptors, state_fits));
         if let Err(error) = ready {
+            if matches!(error, HandOverError::Late | HandOverError::Unexpected) {
+                process.end();
+            }
             // Dropping the other end would do, too.
             let _ = leave.send(false);
             self.gate.send_replace(true);
@@ -268,7 +285,7 @@ impl Giver {
             }
         }
         send(to, &Message::Go { manager: manager() }, &[])?;
-        match receive(to, BUILDING)? {
+        match receive(to, self.building)? {
             (Message::Ready, _) => Ok(()),
             _ => Err(HandOverError::Unexpected),
         }
@@ -280,6 +297,25 @@ impl Giver {
         let _ = notify(&format!("MAINPID={pid}"));
         let _ = barrier(LAST_ANSWERS);
         send(to, &Message::Left, &[])
+    }
+}
+
+/// The process that wants to take over. One that hangs has the store's files open.
+struct Peer(Option<OwnedFd>);
+
+impl Peer {
+    /// Nobody if it cannot be seen from here.
+    fn of(pid: i32) -> Peer {
+        let pid = Pid::from_raw(pid).filter(|pid| *pid != getpid());
+        Peer(pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()))
+    }
+
+    /// Kills it, and waits until its files are closed.
+    fn end(&self) {
+        let Some(process) = &self.0 else { return };
+        tracing::warn!("the other weftd hangs before it has taken over; it is killed");
+        let _ = pidfd_send_signal(process, Signal::KILL);
+        let _ = protocol::wait(process.as_fd(), Some(ENDING));
     }
 }
 
@@ -296,4 +332,19 @@ fn own_binary() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
     Ok(replaced.unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_hangs_is_ended_and_this_one_is_not() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        Peer::of(i32::try_from(std::process::id()).unwrap()).end();
+        Peer::of(0).end();
+        assert!(child.try_wait().unwrap().is_none());
+        Peer::of(i32::try_from(child.id()).unwrap()).end();
+        assert!(!child.wait().unwrap().success());
+    }
 }

@@ -1,7 +1,7 @@
 //! The sign of life for the service manager (`WATCHDOG=1`, `sd_watchdog_enabled(3)`): given as long as every worker
 //! moves and the engine answers. A manager that misses it kills the process and starts it again, as after a crash.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -56,6 +56,36 @@ impl Pulse {
             }
             well = trouble.is_none();
         }
+    }
+}
+
+/// Signs of life while a process that has taken over is not up yet: given by a thread, for a while, until dropped.
+pub struct Alive {
+    // Hung up by the drop.
+    _end: mpsc::Sender<()>,
+}
+
+impl Alive {
+    /// Gives the first sign at once, the last at the drop or after a minute.
+    pub fn start() -> Alive {
+        let (end, ended) = mpsc::channel();
+        let period = std::env::var("WATCHDOG_USEC").ok();
+        if let Some(period) = self::period(period, None, std::process::id()) {
+            let _ = notify("WATCHDOG=1");
+            let give = move || {
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < ENGINE
+                    && ended.recv_timeout(period / SIGNS) == Err(mpsc::RecvTimeoutError::Timeout)
+                {
+                    let _ = notify("WATCHDOG=1");
+                }
+                let _ = notify("WATCHDOG=1");
+            };
+            if let Err(error) = std::thread::Builder::new().name("weft-alive".to_owned()).spawn(give) {
+                tracing::warn!(%error, "no signs of life during the start");
+            }
+        }
+        Alive { _end: end }
     }
 }
 

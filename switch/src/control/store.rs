@@ -171,12 +171,18 @@ impl Store {
         self.settings.database = None;
     }
 
-    /// Opens both files again after [`Store::release`].
+    /// False after [`Store::release`], until [`Store::reopen`].
+    pub fn is_open(&self) -> bool {
+        self.ports.database.is_some() && self.settings.database.is_some()
+    }
+
+    /// Opens both files again after [`Store::release`]. To be called again after a failure.
     ///
     /// # Errors
     /// What redb says; another process may still have them.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
-        for base in [&mut self.ports, &mut self.settings] {
+        let closed = |base: &&mut Base| base.database.is_none();
+        for base in [&mut self.ports, &mut self.settings].into_iter().filter(closed) {
             let opened = Database::create(&base.path);
             let opened = opened.map_err(|error| StoreError::Commit {
                 path: base.path.clone(),
@@ -249,7 +255,7 @@ impl Base {
 
     fn commit(&self, changes: &[&Object]) -> Result<(), StoreError> {
         let Some(database) = &self.database else {
-            let message = "another weftd is taking over".to_owned();
+            let message = "another weftd wanted to take over and still has the file; try again".to_owned();
             return Err(StoreError::Commit { path: self.path.clone(), message });
         };
         let run = || -> Result<(), redb::Error> {

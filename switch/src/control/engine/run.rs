@@ -102,8 +102,7 @@ impl Engine {
             reopened = self.store.reopen();
         }
         if let Err(error) = reopened {
-            tracing::error!(%error, "nothing can be kept any more; ending, to be started again");
-            std::process::exit(1);
+            tracing::error!(%error, "nothing can be changed until the files are free; tried again every second");
         }
         false
     }
@@ -266,6 +265,9 @@ impl Engine {
     /// Lets readers see the state in force.
     pub(super) fn show(&mut self) {
         let mut degraded = self.lasting.clone();
+        if !self.store.is_open() {
+            degraded.push("nothing can be changed: another process has the state's files".to_owned());
+        }
         degraded.extend(self.live.degraded(&self.state));
         let file = self.cluster.is_some() || self.config.cluster_is_told;
         let file = file.then(|| self.config.cluster.display().to_string());
@@ -297,6 +299,9 @@ impl Engine {
 
     fn tick(&mut self) {
         self.ticks += 1;
+        if !self.store.is_open() && self.store.reopen().is_ok() {
+            tracing::info!("the files are this process's again");
+        }
         self.live.catch_up();
         self.dataplane.look_at_load();
         self.lost();

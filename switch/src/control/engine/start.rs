@@ -14,6 +14,7 @@ use crate::control::handover::{HandOverError, Taken};
 use crate::control::holder::Holder;
 use crate::control::live::{Live, Return};
 use crate::control::publish::Publisher;
+use crate::control::pulse::Alive;
 use crate::control::state::State;
 use crate::control::store::{Store, StoreError};
 use crate::path::dataplane::{Dataplane, DataplaneConfig};
@@ -145,6 +146,12 @@ pub fn start(
     }
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     tracing::info!(ms, ports = live.devices().taps.len(), held = live.adopted(), "forwarding");
+    // What follows may take long, and the manager asks this process for signs of life as soon as it knows of it.
+    let signs = taken.map(|taken| {
+        taken.wait_until_left();
+        live.speak();
+        Alive::start()
+    });
 
     let (store, damaged, written) = match opened {
         Some((store, damaged)) => (store, damaged, stored),
@@ -156,10 +163,7 @@ pub fn start(
     store.write(&written, &state)?;
     live.settle();
     live.start_host_network(&state);
-    if let Some(taken) = taken {
-        taken.wait_until_left();
-        live.speak();
-    }
+    drop(signs);
     let mut engine = Engine {
         config: config.clone(),
         state: Arc::new(state),

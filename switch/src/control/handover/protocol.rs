@@ -18,8 +18,14 @@ pub(super) const STATE: u32 = 1;
 /// One message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// New: who I am.
-    Hello { protocol: u32, state: u32, version: String },
+    /// New: who I am, and who holds descriptors for me; empty: nobody.
+    Hello {
+        protocol: u32,
+        state: u32,
+        version: String,
+        #[serde(default)]
+        manager: Option<String>,
+    },
     /// Old: not with me.
     Refused { reason: String },
     /// Old: descriptors, by name.

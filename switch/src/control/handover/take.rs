@@ -37,7 +37,9 @@ pub fn take(run_dir: &Path) -> Result<Option<Taken>, HandOverError> {
         Err(error) => return Err(error.into()),
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    send(&from, &Message::Hello { protocol: PROTOCOL, state: STATE, version }, &[])?;
+    let manager_of_mine = Some(manager().unwrap_or_default());
+    let hello = Message::Hello { protocol: PROTOCOL, state: STATE, version, manager: manager_of_mine };
+    send(&from, &hello, &[])?;
     let mut taken = Taken {
         from,
         descriptors: BTreeMap::new(),

@@ -84,6 +84,13 @@ fn files_can_be_lent() {
     other.write(&State::default(), &busy_state()).unwrap();
     drop(other);
     store.reopen().unwrap();
+    // One file after the other: what is open stays so.
+    store.release();
+    let other = Database::create(dir.path().join("lib/settings.redb")).unwrap();
+    assert!(store.reopen().is_err() && !store.is_open());
+    drop(other);
+    store.reopen().unwrap();
+    assert!(store.is_open());
     store.write(&busy_state(), &State::default()).unwrap();
     drop(store);
     assert_eq!(open(dir.path()).1.state, State::default());
