@@ -83,11 +83,11 @@ need_build() {
 
 # need_binaries: builds unless all of them are there (WEFT_BUILD=1 forces it; cargo itself finds out what is stale).
 need_binaries() {
-	local binary missing=${WEFT_BUILD:-}
+	local binary build=${WEFT_BUILD:-}
 	for binary in weftd weft-keeper weft weft-cni; do
-		[ -x "$BIN_DIR/$binary" ] || missing=1
+		[ -x "$BIN_DIR/$binary" ] || build=1
 	done
-	[ "$missing" != 1 ] || "$ROOT/scripts/build.sh"
+	[ "$build" != 1 ] || "$ROOT/scripts/build.sh"
 }
 
 # in_ns NAMESPACE COMMAND...
