@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use common::dice::Dice;
 use common::*;
 use weft_encap::{Gso, VnetHdr, vxlan};
 use weft_switch::path::Dataplane;
@@ -16,22 +17,7 @@ use weft_switch::table::PortSlot;
 use weft_sys::tun::Offloads;
 use weft_sys::udp::{UdpOptions, UdpSocket};
 
-/// SplitMix64: the same frames in every run.
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.roll() % n.max(1) as u64) as usize
-    }
-
     /// Changes a few bytes, mostly among the headers, and sometimes the length.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..self.below(4) {

@@ -3,6 +3,9 @@
 //!
 //! More rounds: `WEFT_STORE_ROUNDS=5000 cargo test -p weft-switch --test store`.
 
+#[path = "common/dice.rs"]
+mod dice;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dice::Dice;
 use weft_api::{BridgeSpec, Owner, PortKind, PortSpec};
 use weft_switch::control::state::{Lease, PortRecord, State};
 use weft_switch::control::store::{Loaded, Place, Store, changes};
@@ -22,23 +26,6 @@ const WRITER: &str = "WEFT_STORE_WRITER";
 /// Writers killed, and the time that may take, unless the environment asks for more.
 const ROUNDS: u32 = 120;
 const TIME: Duration = Duration::from_secs(20);
-
-/// SplitMix64: the same sequence in every process.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.roll() % n
-    }
-}
 
 /// The states that writers go through, one after the other.
 struct Sequence {
@@ -66,7 +53,7 @@ impl Sequence {
             }
         }
         if kind <= 1 {
-            self.setting(dice.below(40), dice.roll());
+            self.setting(dice.below(40) as u64, dice.roll());
         }
     }
 
@@ -146,7 +133,7 @@ fn killed(dir: &Path, number: u64, dice: &mut Dice) -> u64 {
         last = number_of(&line).unwrap_or(last);
     };
     // It dies between any two instructions: some while after it acknowledged some change.
-    let (patience, target) = (Duration::from_micros(dice.below(6000)), number + dice.below(20));
+    let (patience, target) = (Duration::from_micros(dice.below(6000) as u64), number + dice.below(20) as u64);
     for line in lines.by_ref().map_while(Result::ok) {
         let enough = number_of(&line).is_some_and(|number| number >= target);
         note(line);
@@ -234,7 +221,7 @@ fn damage_is_refused_and_kept_aside_or_harmless() {
         let (folder, path) = (dir.path().join(folder), dir.path().join(folder).join(name));
         let good = fs::read(&path).expect("a file");
         let mut bytes = good.clone();
-        let at = dice.below(bytes.len() as u64) as usize;
+        let at = dice.below(bytes.len());
         match round / 2 % 5 {
             0 => bytes.truncate(at),
             1 => bytes[at] ^= 1 << dice.below(8),

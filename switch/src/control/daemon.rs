@@ -104,7 +104,6 @@ pub fn run(
 ) -> anyhow::Result<()> {
     privilege::drop_all_but_needed()?;
     raise_descriptor_limit();
-    accelerate();
     let mut taken = if args.take_over { handover::take(&config.run_dir)? } else { None };
     let signs = Signs::take(&config, taken.as_mut())?;
     let access = access(&config)?;
@@ -411,13 +410,6 @@ fn tell(handle: &Handle, event: Event) {
     };
     if sent.is_err() {
         tracing::debug!("the engine has ended");
-    }
-}
-
-/// Sums by the vectors of this CPU.
-fn accelerate() {
-    if let Some(weft_sys::checksum::Kernels { sum, copy_and_sum }) = weft_sys::checksum::kernels() {
-        weft_encap::checksum::accelerate(weft_encap::checksum::Kernels { sum, copy_and_sum });
     }
 }
 

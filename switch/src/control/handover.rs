@@ -9,8 +9,7 @@
 //! the service manager who the main process is, and leaves without touching anything.
 //!
 //! Until "ready" any failure leaves the old process as it was; a new one that hangs is killed, because it has the files
-//! open. After that, the service manager's new start is the way
-//! out, as after a crash.
+//! open. After that, the service manager's new start is the way out, as after a crash.
 
 /// What the two say to each other.
 mod protocol;

@@ -144,6 +144,7 @@ impl Dataplane {
     /// # Errors
     /// When threads or descriptors cannot be made.
     pub fn start(config: &DataplaneConfig) -> io::Result<Self> {
+        super::accelerate();
         let plane = Arc::new(Plane {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             epoch: AtomicU64::new(0),

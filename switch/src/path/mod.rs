@@ -39,5 +39,12 @@ pub use out::Out;
 pub use process::{Forwarder, Sink};
 pub use shared::{FlowDump, FlowTarget, Settings, Shared};
 
+/// From now on this process sums by the vectors of its CPU. [`Dataplane::start`] does it.
+pub fn accelerate() {
+    if let Some(weft_sys::checksum::Kernels { sum, copy_and_sum }) = weft_sys::checksum::kernels() {
+        weft_encap::checksum::accelerate(weft_encap::checksum::Kernels { sum, copy_and_sum });
+    }
+}
+
 #[cfg(test)]
 mod tests;

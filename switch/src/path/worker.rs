@@ -130,7 +130,7 @@ impl Worker {
     fn work(mut self) {
         let mut timeout = Some(Duration::ZERO);
         let mut rounds = 0u32;
-        // Acquire: see `Dataplane::drop`.
+        // Acquire: see `Dataplane::stop`.
         while !self.plane.stop.load(Ordering::Acquire) {
             // In this order no publication is slept through: it sets the epoch before it uses the waker, and after
             // every wake-up that is taken the epoch is looked at.

@@ -1,6 +1,7 @@
 //! What the tests of the data plane share: small networks, frames, waiting.
 #![allow(dead_code, unreachable_pub)] // every test file uses another part
 
+pub mod dice;
 pub mod pod;
 
 use std::net::{IpAddr, SocketAddr};

@@ -11,15 +11,13 @@ use tower::ServiceExt;
 use weft_api::report::{FdbEntry, FlowEntry, NeighbourEntry, RouteEntry, Stats, Status, TunnelEntry};
 use weft_api::transaction::TransactionResult;
 use weft_api::{ApiError, BridgeInfo, PortInfo, Transaction, TransactionReply, paths};
-use weft_switch::control::config::Config;
-use weft_switch::control::derive;
 use weft_switch::control::engine::Draft;
 use weft_switch::control::plan::plan;
 use weft_switch::control::serve::{Source, router};
-use weft_switch::control::state::{NodeNetwork, State};
+use weft_switch::control::state::State;
 use weft_switch::control::transaction;
 
-use crate::stored::{comes_back, started};
+use crate::stored::{comes_back, in_network, started};
 
 /// A POST of any bytes as a transaction: 200 with a reply or 4xx with an error; the state behind it stays one that can
 /// be kept, planned and published, and a refused one changes nothing.
@@ -57,15 +55,8 @@ pub fn api(data: &[u8]) {
 }
 
 fn fresh() -> State {
-    let network = NodeNetwork {
-        bridge: "br0".into(),
-        internal: Some("weft0".into()),
-        pod_cidrs: vec!["10.244.1.0/24".parse().expect("a prefix")],
-        gateways: vec!["10.244.1.1/24".parse().expect("an address")],
-        ..NodeNetwork::default()
-    };
     let mut state = State::default();
-    derive::apply(&mut state, &Config::defaults(), network, 1);
+    in_network(&mut state);
     state
 }
 

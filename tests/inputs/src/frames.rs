@@ -6,8 +6,9 @@ use weft_encap::checksum::{self, State, Sum};
 use weft_encap::gro::{Gro, MAX_FRAME, Push};
 use weft_encap::gso::{Plan, cut};
 use weft_encap::{Fragment, Gso, Headers, L3, L4, MacAddr, VnetHdr, edit, flow, frag, parse, vnet as virtio};
+use weft_switch::path::accelerate;
 
-use crate::{accelerate, record, take};
+use crate::{record, take};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 

@@ -49,14 +49,6 @@ pub const TARGETS: &[Target] = &[
     ("stored", stored),
 ];
 
-/// Sums by the vectors of this CPU, as the daemon does: everything that sums calls this first. Fewer bytes than a vector
-/// is worth are summed by plain code all the same.
-fn accelerate() {
-    if let Some(weft_sys::checksum::Kernels { sum, copy_and_sum }) = weft_sys::checksum::kernels() {
-        weft_encap::checksum::accelerate(weft_encap::checksum::Kernels { sum, copy_and_sum });
-    }
-}
-
 /// Takes `N` bytes off the front; zeros stand for what is missing.
 fn take<const N: usize>(data: &mut &[u8]) -> [u8; N] {
     let mut bytes = [0; N];

@@ -41,8 +41,8 @@ pub(crate) fn comes_back(state: &State) {
     assert_eq!(changes(state, state), []);
 }
 
-/// What a start does with it before it touches the machine.
-pub(crate) fn started(mut state: State) {
+/// Makes it the state of a node with pods.
+pub(crate) fn in_network(state: &mut State) {
     let network = NodeNetwork {
         bridge: "br0".into(),
         internal: Some("weft0".into()),
@@ -50,7 +50,12 @@ pub(crate) fn started(mut state: State) {
         gateways: vec!["10.244.1.1/24".parse().expect("an address")],
         ..NodeNetwork::default()
     };
-    derive::apply(&mut state, &Config::defaults(), network, 1);
+    derive::apply(state, &Config::defaults(), network, 1);
+}
+
+/// What a start does with it before it touches the machine.
+pub(crate) fn started(mut state: State) {
+    in_network(&mut state);
     state.drop_dangling(1);
     assert_eq!(state.drop_dangling(1), Vec::<String>::new(), "what dangles goes at once");
     for port in state.ports.values() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use weft_encap::gso::Plan;
 use weft_encap::{Gso, Headers, L3, L4, MacAddr, VlanId, VnetHdr, Vni, parse};
 use weft_switch::mem::{Batch, Frame, Ingress, Pool};
-use weft_switch::path::{Counters, Forwarder, Settings, Shared, Sink};
+use weft_switch::path::{Counters, Forwarder, Settings, Shared, Sink, accelerate};
 use weft_switch::port::{Device, MemDevice};
 use weft_switch::table::lpm::Lpm;
 use weft_switch::table::{
@@ -53,7 +53,7 @@ pub(crate) struct World {
 impl World {
     /// A network in which nothing has happened yet. `remote`: where the peers are.
     pub(crate) fn new(remote: IpAddr) -> Self {
-        crate::accelerate();
+        accelerate();
         World {
             forwarder: Forwarder::new(0, &Settings { cache_entries: 64 }, Arc::new(Shared::new(1000))),
             snapshot: snapshot(remote),

@@ -52,7 +52,9 @@ pub(super) fn thin<T: Queued>(queue: &mut Vec<T>, pool: &mut Pool, counters: &Co
         if queue.get(at + 1).is_some_and(|next| is_needless(&queue[at], next)) {
             continue;
         }
-        queue.swap(kept, at);
+        if kept != at {
+            queue.swap(kept, at);
+        }
         kept += 1;
     }
     if kept < queue.len() {
