@@ -22,6 +22,6 @@ pub(crate) fn run(call: &Call) -> Result<(), CniError> {
     let netns = Netns::open(&call.env.netns)?;
     let request =
         Request::Check { attachment: call.attachment(), ips: port.ips, mac: port.mac, routes: prev.routes() };
-    let reply = call.ask_idempotent(&request, &netns.fds(), WAIT_FOR_RESTART);
+    let reply = call.ask(&request, &netns.fds(), WAIT_FOR_RESTART);
     expect_ok(reply.map_err(|error| no_reply(&error, code::TRY_AGAIN))?)
 }

@@ -70,7 +70,7 @@ fn ask(call: &Call, wait: Duration) -> Result<Reply, ClientError> {
     let netns = Some(&call.env.netns).filter(|path| !path.is_empty()).and_then(|path| Netns::open(path).ok());
     let netns = netns.filter(|netns| call.env.netns_override || !netns.is_own());
     match &netns {
-        Some(netns) => call.ask_idempotent(&request, &netns.fds(), wait),
-        None => call.ask_idempotent(&request, &[], wait),
+        Some(netns) => call.ask(&request, &netns.fds(), wait),
+        None => call.ask(&request, &[], wait),
     }
 }

@@ -54,20 +54,13 @@ impl Call {
         self.config.delegated_ipam().map(find).transpose()
     }
 
-    /// Asks the daemon, waiting up to `wait` for it to listen.
+    /// Asks the daemon, waiting up to `wait` for it to listen. One that goes away before it replied (a crash) is waited
+    /// for as well, and asked once more: every request may be asked twice, because an ADD takes away first what an
+    /// earlier one of the same container left.
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>], wait: Duration) -> Result<Reply, ClientError> {
-        Client::connect(&self.config.socket(), wait)?.call(request, fds, REPLY_TIMEOUT)
-    }
-
-    /// Asks for something that may be asked twice: a daemon that goes away in between is waited for, too.
-    fn ask_idempotent(
-        &self,
-        request: &Request,
-        fds: &[BorrowedFd<'_>],
-        wait: Duration,
-    ) -> Result<Reply, ClientError> {
-        match self.ask(request, fds, wait) {
-            Err(ClientError::HungUp) => self.ask(request, fds, wait),
+        let once = || Client::connect(&self.config.socket(), wait)?.call(request, fds, REPLY_TIMEOUT);
+        match once() {
+            Err(ClientError::HungUp) => once(),
             result => result,
         }
     }

@@ -9,7 +9,7 @@ pub(crate) fn run(call: &Call) -> Result<(), CniError> {
         network: call.config.network().to_owned(),
         delegated_ipam: call.config.delegated_ipam().is_some(),
     };
-    let reply = call.ask_idempotent(&request, &[], WAIT_FOR_RESTART);
+    let reply = call.ask(&request, &[], WAIT_FOR_RESTART);
     expect_ok(reply.map_err(|error| no_reply(&error, code::UNAVAILABLE))?)?;
     match call.delegate()? {
         Some(delegate) => delegate.call_if_known("STATUS"),

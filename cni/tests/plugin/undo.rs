@@ -203,11 +203,22 @@ fn a_daemon_that_stays_away_has_a_code_for_each_verb() {
 }
 
 #[test]
-fn an_add_that_the_daemon_dies_under_is_for_the_runtime_to_try_again() {
+fn a_daemon_that_dies_before_it_replied_is_asked_once_more() {
+    for (verb, reply) in [("ADD", added()), ("STATUS", Reply::Ok), ("DEL", Reply::Ok)] {
+        let bench = Bench::new();
+        let daemon = FakeDaemon::start(&bench.socket(), vec![Play::HangUp, Play::Reply(reply)]);
+        bench.run(verb, &bench.config("1.1.0", json!({})), &[]).succeeded();
+        let seen = daemon.seen();
+        assert!(seen.len() == 2 && seen[0] == seen[1], "the same, with the same descriptors: {seen:?}");
+    }
+}
+
+#[test]
+fn an_add_that_the_daemon_dies_under_twice_is_for_the_runtime_to_try_again() {
     let bench = Bench::new();
     let daemon = FakeDaemon::start(&bench.socket(), vec![Play::HangUp]);
     bench.run("ADD", &bench.config("1.0.0", json!({})), &[]).failed(11);
-    assert_eq!(daemon.seen().len(), 1);
+    assert_eq!(daemon.seen().len(), 2);
 }
 
 #[test]
