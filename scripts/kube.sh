@@ -1,51 +1,147 @@
 #!/usr/bin/env bash
-# A real Kubernetes on weft, and flannel beside it: builds what is needed, checks, runs Kubernetes' own e2e cases, compares pod start.
-#   scripts/kube.sh [--quick] [--rounds N] [--skip-e2e] [--keep]
-# --quick: no comparison with flannel. --rounds N: rounds of 40 pods on each network (3). --keep: leaves the cluster on weft running.
-# Needs root, Go 1.26 or newer, and minutes: about 8 to build Kubernetes the first time, then about 10.
+# A real Kubernetes on weft: two nodes with their own kubelet and containerd, each in namespaces of this machine. Builds
+# what is needed (Kubernetes from Go modules: about 8 minutes the first time), takes everything down at the end, also after
+# a failure or an interrupt, and says PASSED or FAILED last.
+#
+# usage: kube.sh [options]          checks, pod start beside flannel's, Kubernetes' own e2e cases: about 5 minutes
+#        kube.sh chaos [options]    kills and upgrades of weftd on both nodes, none of which Kubernetes may notice
+#   --quick        no comparison with flannel
+#   --skip-e2e     without Kubernetes' own e2e cases
+#   --rounds N     rounds of 40 pods on each network (3); chaos: kills, and as many upgrades (20)
+#   --json FILE    chaos: writes [{"event","rounds","node_transitions","endpointslice_events","status_failed",…}]
+#   --self-test    chaos: leaves a node without a daemon instead; passes if that is noticed
+#   --keep         leaves the cluster on weft running (tests/kube/cluster.sh down ends it)
+#
+# Needs root and Go 1.26 or newer. WEFT_BIN_DIR says where weft's binaries are, else they are built; BIN and IMG where
+# Kubernetes' binaries and images are kept (/tmp/cbin, /tmp/cimg), OUT where e2e's report goes (/tmp/e2e).
+
 set -euo pipefail
-root=$(dirname "$(dirname "$(realpath "$0")")")
-rounds=3 quick="" keep="" e2e=1
-while [ $# -gt 0 ]; do case $1 in
-  --quick) quick=1;; --rounds) rounds=$2; shift;; --keep) keep=1;; --skip-e2e) e2e="";; -h|--help) sed -n 2,5p "$0"; exit 0;; *) echo "unknown option $1; see --help" >&2; exit 2;;
-esac; shift; done
-[ "$(id -u)" = 0 ] || { echo "kube.sh needs root" >&2; exit 1; }
-command -v go >/dev/null || { echo "kube.sh needs Go 1.26 or newer; weft itself does not" >&2; exit 1; }
-missing=""; for c in debootstrap runc iptables nft conntrack ipset openssl jq bc gcc python3; do command -v $c >/dev/null || missing=1; done
-[ -x /bin/busybox ] || missing=1
-[ -z "$missing" ] || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q debootstrap busybox-static runc iptables nftables conntrack ipset openssl jq bc gcc libc6-dev python3 procps; } >/dev/null
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
 
-"$root/scripts/build.sh"
-export WEFT_BIN_DIR=${WEFT_BIN_DIR:-$root/target/weft} BIN=${BIN:-/tmp/cbin} IMG=${IMG:-/tmp/cimg}
-kube=$root/tests/kube
-"$kube/build.sh" "$BIN" >/dev/null && "$kube/images.sh" "$BIN" "$IMG" >/dev/null
-trap '[ -n "$keep" ] || "$kube/cluster.sh" down' EXIT
-ready() { sed -n 's/^all .* ready after \([0-9.]*\) s/\1/p'; }
-median() { sort -n | awk '{a[NR]=$1} END{print a[int((NR+1)/2)]}'; }
-times() { for _ in $(seq "$rounds"); do "$kube/pods.sh" 40 | tee /dev/stderr | ready; done; }
-
-if [ -z "$quick" ]; then
-  echo "== flannel: $rounds rounds of 40 pods"
-  "$kube/cluster.sh" up flannel 2
-  flannel=$(times | median)
-  "$kube/cluster.sh" down
-fi
-echo "== weft: a cluster of two nodes"
-"$kube/cluster.sh" up weft 2
-"$kube/cluster.sh" nodes
-"$kube/checks.sh"
-if [ -z "$quick" ]; then
-  echo "== weft: $rounds rounds of 40 pods"
-  weft=$(times | median)
-  echo "40 pods Ready: weft $weft s, flannel $flannel s, ratio $(echo "scale=2; $weft / $flannel" | bc) (at most 1.10)"
-  [ "$(echo "$weft <= $flannel * 1.1" | bc)" = 1 ] || { echo "FAILED: pods start slower than on flannel"; exit 1; }
-fi
-if [ -n "$e2e" ]; then
-  echo "== Kubernetes' own e2e cases: Networking Granular Checks: Pods"
-  OUT=${OUT:-/tmp/e2e} "$kube/e2e.sh" granular 'Networking Granular Checks: Pods.*NodeConformance'
-  grep -qaE '^(SUCCESS!|PASS)' "${OUT:-/tmp/e2e}/granular.log" || { echo "FAILED: see ${OUT:-/tmp/e2e}/granular.log"; exit 1; }
-fi
-for n in n1 n2; do
-  if grep -hE ' (WARN|ERROR) |panicked' "${CLUSTER_DIR:-/tmp/cl}/log/$n-weftd.log"; then echo "FAILED: weftd on $n complained"; exit 1; fi
+CHAOS='' QUICK='' E2E=1 ROUNDS='' KEEP=''
+CHAOS_ARGS=()
+[ "${1:-}" != chaos ] || { CHAOS=1 && shift; }
+while [ $# -gt 0 ]; do
+	case $CHAOS:$1 in
+	*:-h | *:--help) usage_of "$0" && exit ;;
+	*:--rounds) ROUNDS=${2:?} && shift ;;
+	*:--keep) KEEP=1 ;;
+	:--quick) QUICK=1 ;;
+	:--skip-e2e) E2E='' ;;
+	1:--json) CHAOS_ARGS+=(--json "$(realpath -m "${2:?}")") && shift ;;
+	1:--self-test) CHAOS_ARGS+=(--self-test) ;;
+	*) die "unknown argument $1 (see --help)" ;;
+	esac
+	shift
 done
-echo "all passed"
+[[ ${ROUNDS:=$((CHAOS ? 20 : 3))} =~ ^[1-9][0-9]{0,3}$ ]] || die "--rounds takes 1 to 9999"
+
+KUBE=$ROOT/tests/kube
+export BIN=${BIN:-/tmp/cbin} IMG=${IMG:-/tmp/cimg} OUT=${OUT:-/tmp/e2e} CLUSTER_DIR=${CLUSTER_DIR:-/tmp/cl}
+
+main() {
+	need_root
+	command -v go >/dev/null || die "needs Go 1.26 or newer (https://go.dev/dl); weft itself does not"
+	need debootstrap=debootstrap busybox-static=/bin/busybox runc=runc iptables=iptables nftables=nft conntrack=conntrack \
+		ipset=ipset openssl=openssl jq=jq bc=bc gcc=gcc libc6-dev=/usr/include/stdio.h python3=python3 procps=pgrep util-linux=nsenter
+	[ ! -e "$CLUSTER_DIR" ] || die "a cluster is in $CLUSTER_DIR already ($KUBE/cluster.sh down ends it)"
+	WORK=$(mktemp -d)
+	RUNNING=''
+	trap finish EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+
+	[ -n "${WEFT_BIN_DIR:-}" ] || WEFT_BUILD=1
+	need_binaries
+	export WEFT_BIN_DIR=$BIN_DIR
+	step "Kubernetes' binaries in $BIN, images in $IMG"
+	run "$KUBE/build.sh" "$BIN" >"$WORK/build"
+	run "$KUBE/images.sh" "$BIN" "$IMG" >"$WORK/images"
+	if [ -n "$CHAOS" ]; then chaos; else whole; fi
+}
+
+chaos() {
+	step "weft: a cluster of two nodes"
+	run "$KUBE/cluster.sh" up weft 2
+	step "Kills and upgrades"
+	run "$KUBE/chaos.sh" --rounds "$ROUNDS" ${CHAOS_ARGS+"${CHAOS_ARGS[@]}"}
+}
+
+whole() {
+	local flannel weft
+	if [ -z "$QUICK" ]; then
+		step "flannel: $ROUNDS rounds of 40 pods"
+		run "$KUBE/cluster.sh" up flannel 2
+		pods_ready
+		flannel=$(median <"$WORK/times")
+		run "$KUBE/cluster.sh" down
+	fi
+	step "weft: a cluster of two nodes"
+	run "$KUBE/cluster.sh" up weft 2
+	run "$KUBE/cluster.sh" nodes
+	step "Checks"
+	run "$KUBE/checks.sh"
+	if [ -z "$QUICK" ]; then
+		step "weft: $ROUNDS rounds of 40 pods"
+		pods_ready
+		weft=$(median <"$WORK/times")
+	fi
+	if [ -n "$E2E" ]; then
+		step "Kubernetes' own e2e cases: Networking Granular Checks: Pods"
+		run "$KUBE/e2e.sh" granular 'Networking Granular Checks: Pods.*NodeConformance'
+		grep -qaE '^(SUCCESS!|PASS)' "$OUT/granular.log" || die "an e2e case failed: see $OUT/granular.log"
+	fi
+	step "What weftd logged"
+	! grep -HE ' (WARN|ERROR) |panicked' "$CLUSTER_DIR"/log/n?-weftd.log || die "weftd complained"
+	# Last: on a busy machine it may be the only thing that fails.
+	[ -n "$QUICK" ] || compare "$weft" "$flannel"
+}
+
+# pods_ready: times of ROUNDS times 40 pods, in seconds, to $WORK/times
+pods_ready() {
+	local round
+	: >"$WORK/times"
+	for ((round = 0; round < ROUNDS; round++)); do
+		run "$KUBE/pods.sh" 40 >"$WORK/round"
+		cat "$WORK/round"
+		sed -n 's/^all .* ready after \([0-9.]*\) s/\1/p' "$WORK/round" >>"$WORK/times"
+	done
+}
+
+compare() {
+	say "40 pods Ready (median): weft $1 s, flannel $2 s, ratio $(echo "scale=2; $1 / $2" | bc) (at most 1.10)"
+	[ "$(echo "$1 <= $2 * 1.1" | bc)" = 1 ] || die "pods start slower than on flannel"
+}
+
+# run COMMAND...: in the background, because bash minds a signal only between commands and in a wait
+run() {
+	"$@" &
+	RUNNING=$!
+	wait "$RUNNING" || { local code=$? && RUNNING='' && return "$code"; }
+	RUNNING=''
+}
+
+finish() {
+	local code=$?
+	trap '' INT TERM HUP
+	if [ -n "$RUNNING" ]; then
+		# What it waits for as well: it minds a signal only then.
+		kill "$RUNNING" $(pgrep -P "$RUNNING") 2>/dev/null || true
+		kill_pid "$RUNNING"
+	fi
+	if [ $code != 0 ] && [ -d "$CLUSTER_DIR/log" ]; then
+		mkdir -p "$OUT"
+		cp "$CLUSTER_DIR"/log/*-weftd.log "$OUT" 2>/dev/null && say "weftd's logs are in $OUT"
+	fi
+	if [ -n "$KEEP" ] && [ $code = 0 ]; then
+		say "the cluster stays: $KUBE/cluster.sh kubectl get pods -A; $KUBE/cluster.sh down"
+	else
+		"$KUBE/cluster.sh" down || code=1
+	fi
+	rm -rf "$WORK"
+	if [ $code = 0 ]; then step PASSED; else step "FAILED (exit code $code)"; fi
+	exit $code
+}
+
+main
