@@ -112,7 +112,7 @@ impl FlowCache {
     }
 
     /// Keeps a decision. It replaces the flow's own entry, else takes a free place, else that of the flow of its set
-    /// that was idle longest.
+    /// that was idle longest. True: another flow's entry had to go.
     pub(super) fn insert(
         &mut self,
         lookup: Lookup,
@@ -121,16 +121,17 @@ impl FlowCache {
         (action, basis): (Action, Basis),
         (source, learned): (Option<StationId>, Generations),
         now: u32,
-    ) {
-        let Some(set) = set_of(lookup.hash, self.sets.len()) else { return };
+    ) -> bool {
+        let Some(set) = set_of(lookup.hash, self.sets.len()) else { return false };
         let Some(proof) = Proof::new(snapshot, origin, &action, basis, source.is_some(), learned) else {
-            return;
+            return false;
         };
         let entry = Entry { key: lookup.key, action, proof, source, hits: 0, last_used: now };
         let words = &mut self.sets[set];
         let index_of = |word: u32| (word & NUMBER_MASK).wrapping_sub(1) as usize;
         let own = |word: &u32| self.entries.get(index_of(*word)).is_some_and(|old| old.key == lookup.key);
         let way = words.iter().position(own).or_else(|| words.iter().position(|word| *word == 0));
+        let evicts = way.is_none();
         let way = way.unwrap_or_else(|| {
             let idle = |way: &usize| self.entries.get(index_of(words[*way])).map_or(0, |old| old.last_used);
             (0..WAYS).min_by_key(idle).unwrap_or(0)
@@ -144,6 +145,7 @@ impl FlowCache {
             words[way] = tag_of(lookup.hash) | (words[way] & NUMBER_MASK);
             self.entries[index] = entry;
         }
+        evicts
     }
 
     /// Up to `limit` flows, the latest used first.

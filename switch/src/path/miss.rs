@@ -40,7 +40,10 @@ pub(super) fn run<S: Sink>(
         }
         Verdict::Forward(action, basis) => {
             if let Some(lookup) = lookup {
-                cache.insert(lookup, env.snapshot, &origin, (action, basis), (source, learned), env.now);
+                let entry = (action, basis);
+                if cache.insert(lookup, env.snapshot, &origin, entry, (source, learned), env.now) {
+                    env.counters.add(Total::CacheEvictions, 1);
+                }
             }
             hit::run(env, &action, frame, headers);
         }
