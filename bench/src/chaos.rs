@@ -160,7 +160,8 @@ fn connections(lab: &Lab, path: Path) -> anyhow::Result<Connections> {
     Connections::open(&near_ns, &far_ns, lab.address(far)?, CONNECTIONS).context("connections")
 }
 
-fn local_address(to: IpAddr) -> std::io::Result<IpAddr> {
+/// The address that this namespace's packets to `to` come from.
+pub(crate) fn local_address(to: IpAddr) -> std::io::Result<IpAddr> {
     let any = crate::udp::any(to.is_ipv6());
     let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0))?;
     // Any port: nothing is sent.

@@ -13,6 +13,8 @@ pub mod frames;
 pub mod histogram;
 /// When a run ends.
 pub mod limits;
+/// What two pods notice of a third one that floods, and of a busy API.
+pub mod overload;
 /// Requests and responses: round-trip times.
 pub mod rr;
 /// One worker's half of a switch, with in-process ports.

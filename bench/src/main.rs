@@ -14,6 +14,7 @@ use weft_bench::chaos::event::Event;
 use weft_bench::chaos::lab::Lab;
 use weft_bench::chaos::{self, Path};
 use weft_bench::limits::Limits;
+use weft_bench::overload::{self, Flood, Labs};
 use weft_bench::{rr, udp};
 
 /// Sends, counts and times traffic.
@@ -43,6 +44,8 @@ enum Verb {
     RrServer(RrServer),
     /// Lets things happen to a node under load, and tells what traffic noticed.
     Chaos(Chaos),
+    /// Times requests and responses between two pods while a third one floods, on weft and on the kernel's bridge.
+    Overload(Overload),
 }
 
 #[derive(Args, Debug)]
@@ -143,6 +146,31 @@ struct Chaos {
     json_file: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+struct Overload {
+    /// The lab with weft nodes, four pods each, see scripts/lab.sh.
+    #[arg(long)]
+    lab: String,
+    /// The lab with nodes of the kernel's bridge, as many pods.
+    #[arg(long)]
+    kernel_lab: String,
+    /// Turns of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// How long a turn is, in seconds.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Packets of a flood per second; 0: as many as one thread sends.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// What floods; default: all, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    floods: Vec<Flood>,
+    /// Adds the figures to the JSON array in that file.
+    #[arg(long)]
+    json_file: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Transport {
     Udp,
@@ -157,6 +185,7 @@ fn main() -> anyhow::Result<()> {
         Verb::RrClient(verb) => report(&verb.run()?, cli.json),
         Verb::RrServer(verb) => report(&verb.run()?, cli.json),
         Verb::Chaos(verb) => verb.run(cli.json),
+        Verb::Overload(verb) => verb.run(cli.json),
     }
 }
 
@@ -253,6 +282,46 @@ impl Chaos {
         anyhow::ensure!(broken + failures == 0, "{broken} connections broke, {failures} runs failed");
         Ok(())
     }
+}
+
+impl Overload {
+    fn run(&self, json: bool) -> anyhow::Result<()> {
+        let labs = Labs::find(&self.lab, &self.kernel_lab)?;
+        let floods = if self.floods.is_empty() { Flood::value_variants() } else { &self.floods[..] };
+        let plan = overload::Plan {
+            rounds: self.rounds.into(),
+            time: Duration::from_secs_f64(self.seconds),
+            rate: self.rate,
+        };
+        let table = |text: String| {
+            if !json {
+                print!("{text}");
+            }
+        };
+        table(overload::report::head());
+        let rows = labs.run(floods, &plan, |row| table(overload::report::body(row)))?;
+        let summaries: Vec<_> = rows.iter().map(overload::Row::summary).collect();
+        if json {
+            println!("{}", serde_json::to_string(&summaries)?);
+        }
+        if let Some(file) = &self.json_file {
+            add_to_array(file, &summaries).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds values to the JSON array in a file, which need not exist.
+fn add_to_array(file: &std::path::Path, values: &[impl Serialize]) -> anyhow::Result<()> {
+    let mut array: Vec<serde_json::Value> = match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    for value in values {
+        array.push(serde_json::to_value(value)?);
+    }
+    Ok(std::fs::write(file, serde_json::to_string(&array)? + "\n")?)
 }
 
 /// Any port of the family that reaches `to`.

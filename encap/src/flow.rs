@@ -88,6 +88,12 @@ impl FlowKey {
         mix(low ^ s[2], high ^ s[3])
     }
 
+    /// The ingress it was made with.
+    #[inline]
+    pub fn ingress(&self) -> u32 {
+        (self.0[0] >> 32) as u32
+    }
+
     /// What the key was made of, for reports.
     pub fn fields(&self) -> Fields {
         let k = &self.0;
@@ -110,7 +116,7 @@ impl FlowKey {
             _ => None,
         };
         Fields {
-            ingress: (k[0] >> 32) as u32,
+            ingress: self.ingress(),
             tci: (k[3] & 0x1_0000 != 0).then_some(k[3] as u16),
             dst: mac(k[1]),
             src: mac(k[2]),

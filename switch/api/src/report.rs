@@ -183,8 +183,9 @@ pub struct FlowEntry {
 /// Counters of the whole switch since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
-    /// Named totals: `frames`, `cache_hits`, `cache_misses`, `checksums_computed`, `superframes_cut`,
-    /// `superframes_glued`, `flooded`, `punted`, `learned`, `evicted`, `fragments_made`, `wakeups`, …
+    /// Named totals: `frames`, `cache_hits`, `cache_misses`, `cache_entries`, `cache_evictions`, `learned`,
+    /// `learned_evictions`, `neighbours`, `neighbour_evictions`, `checksums_computed`, `superframes_cut`, `punts`,
+    /// `flood_copies`, `wakeups`, … Evictions: entries of a bounded table that had to make room for others.
     pub totals: BTreeMap<String, u64>,
     /// Drops by reason: name, sentence, count. Only reasons that occurred.
     pub drops: Vec<DropCount>,

@@ -217,7 +217,11 @@ impl Source for Reporter {
         }
         totals.insert("frames".into(), frames);
         totals.insert("bytes".into(), bytes);
-        totals.insert("learned".into(), self.dataplane.learned().len() as u64);
+        let tables = self.dataplane.occupancy();
+        totals.insert("learned".into(), tables.stations as u64);
+        totals.insert("learned_evictions".into(), tables.stations_evicted);
+        totals.insert("neighbours".into(), tables.neighbours as u64);
+        totals.insert("neighbour_evictions".into(), tables.neighbours_evicted);
         Stats {
             totals,
             drops: drops.into_values().collect(),

@@ -205,15 +205,22 @@ impl Pool {
 #[derive(Debug)]
 pub struct Batch {
     frames: Vec<Frame>,
+    limit: usize,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { frames: Vec::with_capacity(BATCH) }
+        Batch { frames: Vec::with_capacity(BATCH), limit: BATCH }
     }
 }
 
 impl Batch {
+    /// Lets it be full with fewer frames, 1 to [`BATCH`]; those that are in it stay.
+    #[inline]
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.clamp(1, BATCH);
+    }
+
     /// Adds a frame; gives it back when the batch is full.
     ///
     /// # Errors
@@ -262,7 +269,7 @@ impl Batch {
     /// True when no more fit.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.frames.len() == BATCH
+        self.frames.len() >= self.limit
     }
 }
 

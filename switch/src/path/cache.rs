@@ -7,6 +7,7 @@
 //!
 //! Entries lie in a table that grows as flows come, up to its size: an idle cache costs address space only.
 
+use std::cmp::Reverse;
 use std::hash::{BuildHasher, RandomState};
 
 use weft_encap::FlowKey;
@@ -24,6 +25,22 @@ const WAYS: usize = 4;
 /// Bits of an index word that hold the entry's number plus one; the rest hold part of its hash.
 const NUMBER_BITS: u32 = 20;
 const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+
+/// A flow that was idle for so long has no claim to its place.
+const OUT_OF_USE_SECONDS: u32 = 30;
+
+/// What became of a decision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    /// It is not kept.
+    Not,
+    /// In its flow's own place.
+    Again,
+    /// In a place that was free.
+    New,
+    /// In the place of another flow, which is forgotten.
+    InsteadOfAnother,
+}
 
 /// A key and its hash.
 #[derive(Clone, Copy, Debug)]
@@ -90,12 +107,11 @@ impl FlowCache {
         let set = self.sets.get(set_of(lookup.hash, self.sets.len())?)?;
         let tag = tag_of(lookup.hash);
         for word in set {
-            // Number 0 wraps to an index that no entry has.
-            let index = (word & NUMBER_MASK).wrapping_sub(1) as usize;
             if word & !NUMBER_MASK != tag {
                 continue;
             }
-            let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.key == lookup.key) else {
+            let Some(entry) = self.entries.get_mut(index_of(*word)).filter(|entry| entry.key == lookup.key)
+            else {
                 continue;
             };
             if !entry.proof.holds(snapshot, shared) {
@@ -111,8 +127,8 @@ impl FlowCache {
         None
     }
 
-    /// Keeps a decision. It replaces the flow's own entry, else takes a free place, else that of the flow of its set
-    /// that was idle longest. True: another flow's entry had to go.
+    /// Keeps a decision. It replaces the flow's own entry, else takes a free place, else that of another flow of its
+    /// set ([`Self::least_worthy`]).
     pub(super) fn insert(
         &mut self,
         lookup: Lookup,
@@ -121,37 +137,59 @@ impl FlowCache {
         (action, basis): (Action, Basis),
         (source, learned): (Option<StationId>, Generations),
         now: u32,
-    ) -> bool {
-        let Some(set) = set_of(lookup.hash, self.sets.len()) else { return false };
+    ) -> Kept {
+        let Some(set) = set_of(lookup.hash, self.sets.len()) else { return Kept::Not };
         let Some(proof) = Proof::new(snapshot, origin, &action, basis, source.is_some(), learned) else {
-            return false;
+            return Kept::Not;
         };
         let entry = Entry { key: lookup.key, action, proof, source, hits: 0, last_used: now };
-        let words = &mut self.sets[set];
-        let index_of = |word: u32| (word & NUMBER_MASK).wrapping_sub(1) as usize;
-        let own = |word: &u32| self.entries.get(index_of(*word)).is_some_and(|old| old.key == lookup.key);
-        let way = words.iter().position(own).or_else(|| words.iter().position(|word| *word == 0));
-        let evicts = way.is_none();
-        let way = way.unwrap_or_else(|| {
-            let idle = |way: &usize| self.entries.get(index_of(words[*way])).map_or(0, |old| old.last_used);
-            (0..WAYS).min_by_key(idle).unwrap_or(0)
-        });
-        if words[way] == 0 {
+        let words = self.sets[set];
+        let own = |word: &u32| self.entry(*word).is_some_and(|old| old.key == lookup.key);
+        let free = || words.iter().position(|word| *word == 0).map(|way| (way, Kept::New));
+        let (way, kept) =
+            words.iter().position(own).map(|way| (way, Kept::Again)).or_else(free).unwrap_or_else(|| {
+                (self.least_worthy(words, lookup.key.ingress(), now), Kept::InsteadOfAnother)
+            });
+        let word = &mut self.sets[set][way];
+        if *word == 0 {
             // At most one entry per word exists, so the number fits.
             self.entries.push(entry);
-            words[way] = tag_of(lookup.hash) | self.entries.len() as u32;
+            *word = tag_of(lookup.hash) | self.entries.len() as u32;
         } else {
-            let index = index_of(words[way]);
-            words[way] = tag_of(lookup.hash) | (words[way] & NUMBER_MASK);
-            self.entries[index] = entry;
+            self.entries[index_of(*word)] = entry;
+            *word = tag_of(lookup.hash) | (*word & NUMBER_MASK);
         }
-        evicts
+        kept
+    }
+
+    /// Which flow of a full set makes room for one of `ingress`: one that is out of use, else the longest idle one of
+    /// the ingress that would have most in the set. So a flood of new flows pushes out its own port's flows, not those
+    /// that others are using.
+    fn least_worthy(&self, set: [u32; WAYS], ingress: u32, now: u32) -> usize {
+        let owners = set.map(|word| self.entry(word).map(|entry| entry.key.ingress()));
+        let share = |owner| {
+            let held = owners.iter().filter(|other| **other == owner).count();
+            held + usize::from(owner == Some(ingress))
+        };
+        let worth = |way: &usize| {
+            let (last_used, hits) =
+                self.entry(set[*way]).map_or((0, 0), |entry| (entry.last_used, entry.hits));
+            let in_use = now.saturating_sub(last_used) < OUT_OF_USE_SECONDS;
+            let share = if in_use { share(owners[*way]) } else { 0 };
+            (in_use, Reverse(share), last_used, hits)
+        };
+        (0..WAYS).min_by_key(worth).unwrap_or(0)
+    }
+
+    #[inline]
+    fn entry(&self, word: u32) -> Option<&Entry> {
+        self.entries.get(index_of(word))
     }
 
     /// Up to `limit` flows, the latest used first.
     pub(super) fn dump(&self, worker: usize, limit: usize, now: u32) -> Vec<FlowDump> {
         let mut entries: Vec<&Entry> = self.entries.iter().collect();
-        let latest = |entry: &&Entry| std::cmp::Reverse(entry.last_used);
+        let latest = |entry: &&Entry| Reverse(entry.last_used);
         // The worker does this between two batches: no more is sorted than shown.
         if limit < entries.len() {
             entries.select_nth_unstable_by_key(limit, latest);
@@ -182,6 +220,12 @@ impl Entry {
             idle_seconds: now.saturating_sub(self.last_used),
         }
     }
+}
+
+/// Where the entry of an index word is. Number 0 wraps to an index that no entry has.
+#[inline]
+fn index_of(word: u32) -> usize {
+    (word & NUMBER_MASK).wrapping_sub(1) as usize
 }
 
 #[inline]

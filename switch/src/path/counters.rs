@@ -56,6 +56,8 @@ totals! {
     CacheHits = "cache_hits",
     /// Frames that were looked at one by one.
     CacheMisses = "cache_misses",
+    /// Places of the flow caches that are taken.
+    CacheEntries = "cache_entries",
     /// Cached flows that had to make room for others.
     CacheEvictions = "cache_evictions",
     /// Answers by the switch itself: ARP, neighbour discovery, ICMP.

@@ -81,6 +81,19 @@ impl fmt::Debug for DataplaneConfig {
     }
 }
 
+/// How full the learned tables are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Occupancy {
+    /// Learned stations.
+    pub stations: usize,
+    /// Those that had to make room for others, since the start.
+    pub stations_evicted: u64,
+    /// Learned neighbours.
+    pub neighbours: usize,
+    /// Those that had to make room for others, since the start.
+    pub neighbours_evicted: u64,
+}
+
 /// The running workers.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -282,6 +295,17 @@ impl Dataplane {
     /// The learned stations.
     pub fn learned(&self) -> Vec<LearnedMac> {
         self.tables.fdb.dump(process::seconds(monotonic_ns()))
+    }
+
+    /// How full the learned tables are, and what had to make room in them since the start.
+    pub fn occupancy(&self) -> Occupancy {
+        let Shared { fdb, neighbours } = &*self.tables;
+        Occupancy {
+            stations: fdb.len(),
+            stations_evicted: fdb.evictions(),
+            neighbours: neighbours.len(),
+            neighbours_evicted: neighbours.evictions(),
+        }
     }
 
     /// The learned neighbours.

@@ -58,6 +58,7 @@ pub struct Fdb {
     /// When each numbered station was last heard, in seconds.
     heard: Box<[AtomicU32]>,
     generation: AtomicU64,
+    evictions: AtomicU64,
 }
 
 impl Fdb {
@@ -68,6 +69,7 @@ impl Fdb {
             table: Mutex::new(Table::default()),
             heard: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
             generation: AtomicU64::new(1),
+            evictions: AtomicU64::new(0),
         }
     }
 
@@ -191,6 +193,12 @@ impl Fdb {
         self.lock().len()
     }
 
+    /// Stations that had to make room for others, since the start.
+    pub fn evictions(&self) -> u64 {
+        // Relaxed: a count for reports.
+        self.evictions.load(Ordering::Relaxed)
+    }
+
     /// True when no station is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -211,6 +219,8 @@ impl Fdb {
         }
         if let Some(id) = table.candidate(bridge) {
             table.remove(id);
+            // Relaxed: a count for reports.
+            self.evictions.fetch_add(1, Ordering::Relaxed);
             self.changed();
         }
     }

@@ -4,7 +4,7 @@ use weft_encap::build::error::Problem;
 use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, flow, frag, gso, parse};
 
 use super::action::{Action, Verdict};
-use super::cache::{FlowCache, Lookup};
+use super::cache::{FlowCache, Kept, Lookup};
 use super::counters::Total;
 use super::fdb::StationId;
 use super::origin::Origin;
@@ -41,8 +41,10 @@ pub(super) fn run<S: Sink>(
         Verdict::Forward(action, basis) => {
             if let Some(lookup) = lookup {
                 let entry = (action, basis);
-                if cache.insert(lookup, env.snapshot, &origin, entry, (source, learned), env.now) {
-                    env.counters.add(Total::CacheEvictions, 1);
+                match cache.insert(lookup, env.snapshot, &origin, entry, (source, learned), env.now) {
+                    Kept::Not | Kept::Again => {}
+                    Kept::New => env.counters.add(Total::CacheEntries, 1),
+                    Kept::InsteadOfAnother => env.counters.add(Total::CacheEvictions, 1),
                 }
             }
             hit::run(env, &action, frame, headers);

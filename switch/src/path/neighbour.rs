@@ -55,6 +55,7 @@ pub struct LearnedNeighbour {
 pub struct Neighbours {
     bridges: Mutex<HashMap<BridgeSlot, OfBridge, RandomState>>,
     generation: AtomicU64,
+    evictions: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +70,19 @@ struct Entry {
     port: PortSlot,
     mac: MacAddr,
     heard: u32,
+}
+
+impl OfBridge {
+    /// Forgets the neighbour heard longest ago of the port that has most: one port's answers push out its own.
+    fn evict(&mut self) {
+        let mut held: HashMap<PortSlot, usize, RandomState> = HashMap::default();
+        self.known.values().for_each(|entry| *held.entry(entry.port).or_default() += 1);
+        let Some((port, _)) = held.into_iter().max_by_key(|(port, count)| (*count, *port)) else { return };
+        let of_port = self.known.iter().filter(|(_, entry)| entry.port == port);
+        if let Some(ip) = of_port.min_by_key(|(_, entry)| entry.heard).map(|(ip, _)| *ip) {
+            self.known.remove(&ip);
+        }
+    }
 }
 
 impl Neighbours {
@@ -90,10 +104,9 @@ impl Neighbours {
             return;
         }
         if before.is_none() && of.known.len() >= MAX_PER_BRIDGE {
-            let oldest = of.known.iter().min_by_key(|(_, entry)| entry.heard).map(|(ip, _)| *ip);
-            if let Some(oldest) = oldest {
-                of.known.remove(&oldest);
-            }
+            of.evict();
+            // Relaxed: a count for reports.
+            self.evictions.fetch_add(1, Ordering::Relaxed);
         }
         of.known.insert(ip, Entry { port, mac, heard: now });
         let same = before.is_some_and(|entry| (entry.port, entry.mac) == (port, mac));
@@ -118,6 +131,22 @@ impl Neighbours {
         let age = now.saturating_sub(entry.heard);
         let stale = age >= STALE_SECONDS;
         (age < EXPIRE_SECONDS).then_some(Learned { port: entry.port, mac: entry.mac, stale })
+    }
+
+    /// Neighbours known, over all bridges.
+    pub fn len(&self) -> usize {
+        self.lock().values().map(|of| of.known.len()).sum()
+    }
+
+    /// True when no neighbour is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Neighbours that had to make room for others, since the start.
+    pub fn evictions(&self) -> u64 {
+        // Relaxed: a count for reports.
+        self.evictions.load(Ordering::Relaxed)
     }
 
     /// All that have not expired at `now` (seconds): at most [`MAX_PER_BRIDGE`] for each bridge, in no order.
@@ -219,6 +248,9 @@ mod tests {
     #[test]
     fn bounded() {
         let table = Neighbours::default();
+        let quiet = "10.9.9.9".parse().unwrap();
+        assert!(table.may_ask(BRIDGE, quiet, 0));
+        table.learn(BRIDGE, quiet, PortSlot(2), MacAddr([2, 0, 0, 0, 0, 2]), 0);
         for n in 0..5000u32 {
             let ip = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
             if table.may_ask(BRIDGE, ip, n / 100) {
@@ -226,6 +258,8 @@ mod tests {
             }
         }
         assert_eq!(table.dump(50).len(), MAX_PER_BRIDGE);
+        assert_eq!(table.evictions(), 5001 - MAX_PER_BRIDGE as u64);
+        assert!(table.find(BRIDGE, quiet, 50).is_some(), "another port's flood took its place");
         let asked =
             (0..5000u32).filter(|n| table.may_ask(BRIDGE, IpAddr::from((*n).to_be_bytes()), 99)).count();
         assert!(asked <= MAX_ASKED);

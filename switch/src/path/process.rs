@@ -50,7 +50,7 @@ impl Forwarder {
     }
 
     /// Takes every frame out of `batch`; each goes to `out`, or back to `pool`: consumed by the switch, or dropped and
-    /// counted. `now_ns` is the monotonic clock, read once for the batch.
+    /// counted. `now_ns` is the monotonic clock, read once for the batch. Says how many frames no cached flow knew.
     pub fn process<S: Sink>(
         &mut self,
         snapshot: &Snapshot,
@@ -59,11 +59,11 @@ impl Forwarder {
         pool: &mut Pool,
         out: &mut S,
         counters: &Counters,
-    ) {
+    ) -> usize {
         let limits = &mut self.limits;
         let shared = &*self.shared;
         let mut env = Env { snapshot, now_ns, now: seconds(now_ns), shared, limits, pool, out, counters };
-        let (mut hits, mut misses) = (0, 0);
+        let (mut hits, mut misses) = (0, 0u64);
         for frame in batch.drain() {
             match forward(&mut self.cache, &mut env, frame) {
                 Tier::Hit => hits += 1,
@@ -76,6 +76,7 @@ impl Forwarder {
         if misses > 0 {
             counters.add(Total::CacheMisses, misses);
         }
+        misses as usize
     }
 
     /// Housekeeping, about once a second; bounded work.

@@ -1,13 +1,17 @@
 //! The loop: wait, receive a batch, process it, flush. One thread per worker, run to completion.
 //!
-//! Descriptors are watched edge by edge: an event puts its source on the ready list, and the source stays there until
-//! it says that nothing is left. Sources on the list take turns, a batch each, so none starves another. With nothing
+//! Descriptors are watched edge by edge: an event makes its source *fresh*. It has a turn, of one batch; a source with
+//! more than that is *busy*, and the busy ones take turns until they say that nothing is left. In a round every fresh
+//! source has its turn, then one busy source, then the kernel is asked who else is ready: a quiet port waits for one
+//! batch of a busy one, however many are busy, and a busy one for one batch of each quiet one. A port whose frames are
+//! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*. With nothing
 //! ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40 microseconds
 //! or more), but not while bulk frames pass: then the other CPUs have better use for the time. Then it sleeps without
 //! a timeout: an idle switch does nothing.
 //!
 //! The clock is read here and nowhere else on the fast path, once per batch.
 
+mod noise;
 mod sources;
 
 use std::collections::VecDeque;
@@ -27,7 +31,7 @@ use super::dataplane::{Plane, Post, lock};
 use super::out::Out;
 use super::process::Forwarder;
 use super::shared::{Settings, Shared};
-use crate::mem::{Batch, Pool};
+use crate::mem::{BATCH, Batch, Pool};
 use crate::port::Rx;
 use crate::port::underlay::Tally;
 use crate::table::{PeerSlot, Snapshot};
@@ -40,10 +44,13 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 const BULK_FRAME: usize = 4096;
 /// No spin for this long after a bulk frame.
 const BULK_NS: u64 = 1_000_000;
+/// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
+const REST_NS: u64 = 2_000_000;
 /// The forwarder's upkeep is due this often while the worker is awake.
 const TICK_NS: u64 = 1_000_000_000;
-/// While sources are ready, the kernel is asked for others once in so many rounds.
-const POLL_EVERY: u32 = 4;
+/// While sources are busy, the kernel is asked for others this often. Less than a batch of small frames takes: then it
+/// is asked after every turn, for a hundredth of the turn's time.
+const POLL_NS: u64 = 50_000;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
@@ -77,7 +84,9 @@ pub(super) fn run(
         post,
         snapshot,
         sources: Sources::new(seat.id, seat.workers),
-        ready: VecDeque::new(),
+        fresh: VecDeque::new(),
+        busy: VecDeque::new(),
+        resting: Vec::new(),
         poll,
         events: Events::with_capacity(EVENTS),
         batch: Batch::default(),
@@ -87,7 +96,9 @@ pub(super) fn run(
         now,
         last_work: now,
         last_bulk: 0,
+        last_rest: 0,
         last_tick: now,
+        last_poll: now,
     }
     .work();
 }
@@ -111,8 +122,12 @@ struct Worker {
     post: Arc<Post>,
     snapshot: Arc<Snapshot>,
     sources: Sources,
-    /// Sources that may have frames, each at most once.
-    ready: VecDeque<usize>,
+    /// Sources that had an event, and then those that had more than a batch. Each source is in one of them, once, or in
+    /// none.
+    fresh: VecDeque<usize>,
+    busy: VecDeque<usize>,
+    /// Sources that were too noisy, and until when each rests.
+    resting: Vec<(u64, usize)>,
     poll: Poll,
     events: Events,
     batch: Batch,
@@ -123,7 +138,9 @@ struct Worker {
     now: u64,
     last_work: u64,
     last_bulk: u64,
+    last_rest: u64,
     last_tick: u64,
+    last_poll: u64,
 }
 
 impl Worker {
@@ -135,15 +152,18 @@ impl Worker {
             // In this order no publication is slept through: it sets the epoch before it uses the waker, and after
             // every wake-up that is taken the epoch is looked at.
             rounds = rounds.wrapping_add(1);
-            if self.ready.is_empty() || rounds.is_multiple_of(POLL_EVERY) {
+            if self.is_idle() || self.now - self.last_poll >= POLL_NS {
                 self.collect(timeout);
+            }
+            if !self.resting.is_empty() {
+                self.rouse();
             }
             self.refresh();
             if self.round() {
                 self.last_work = self.now;
             }
-            let awake = !self.ready.is_empty() || self.spins();
-            timeout = awake.then_some(Duration::ZERO);
+            let awake = !self.is_idle() || self.spins();
+            timeout = if awake { Some(Duration::ZERO) } else { self.rest() };
             self.tick();
             // Relaxed: see `Dataplane::beats`.
             self.post.beat.store(u64::from(rounds), Ordering::Relaxed);
@@ -184,7 +204,9 @@ impl Worker {
     fn renew(&mut self) {
         let new = self.plane.snapshot.load_full();
         let lost = self.sources.change(self.poll.registry(), &self.snapshot, &new, &mut self.pool);
-        self.ready.retain(|index| self.sources.is_ready(*index));
+        self.fresh.retain(|index| self.sources.is_ready(*index));
+        self.busy.retain(|index| self.sources.is_ready(*index));
+        self.resting.retain(|(_, index)| self.sources.is_ready(*index));
         for (slot, generation) in lost {
             self.plane.lost(slot, generation);
         }
@@ -195,13 +217,20 @@ impl Worker {
         self.plane.progressed();
     }
 
-    /// Puts sources with events on the ready list. Without `timeout` it sleeps until there is an event.
+    /// True when no source is known to have frames.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        self.fresh.is_empty() && self.busy.is_empty()
+    }
+
+    /// Makes sources with events fresh. Without `timeout` it sleeps until there is an event.
     #[inline]
     fn collect(&mut self, timeout: Option<Duration>) {
+        self.last_poll = self.now;
         // EINTR, the only error: nothing was taken, and the loop comes again.
         let polled = self.poll.poll(&mut self.events, timeout);
-        if timeout.is_none() {
-            self.woke();
+        if timeout != Some(Duration::ZERO) {
+            self.woke(timeout.is_none());
         }
         if polled.is_err() {
             return;
@@ -211,7 +240,7 @@ impl Worker {
             if event.token() == WAKER {
                 asked = true;
             } else if self.sources.mark(event.token().0) {
-                self.ready.push_back(event.token().0);
+                self.fresh.push_back(event.token().0);
             }
         }
         if asked {
@@ -219,38 +248,79 @@ impl Worker {
         }
     }
 
-    fn woke(&mut self) {
+    /// After a sleep; `to_work`: not because a rest is over.
+    fn woke(&mut self, to_work: bool) {
         self.post.counters.add(Total::Wakeups, 1);
         self.now = monotonic_ns();
-        self.last_work = self.now;
+        if to_work {
+            self.last_work = self.now;
+        }
     }
 
-    /// One turn for every source that is ready. True when frames were moved.
+    /// Ends the rests that are over.
+    #[cold]
+    fn rouse(&mut self) {
+        self.now = monotonic_ns();
+        let (now, busy) = (self.now, &mut self.busy);
+        self.resting.retain(|(until, index)| {
+            let rests = *until > now;
+            if !rests {
+                busy.push_back(*index);
+            }
+            rests
+        });
+    }
+
+    /// How long to sleep at most: until the first rest is over. The poll rounds it up to milliseconds, and the share
+    /// that was not used meanwhile is used then.
+    #[inline]
+    fn rest(&self) -> Option<Duration> {
+        let first = self.resting.iter().map(|(until, _)| *until).min()?;
+        Some(Duration::from_nanos(first.saturating_sub(self.now)))
+    }
+
+    /// One turn for every fresh source, and one for a busy one. True when frames were moved.
     #[inline]
     fn round(&mut self) -> bool {
+        let busy = self.busy.pop_front();
         let mut moved = false;
-        for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else { break };
+        while let Some(index) = self.fresh.pop_front() {
+            moved |= self.turn(index);
+        }
+        if let Some(index) = busy {
             moved |= self.turn(index);
         }
         moved
     }
 
-    /// One batch of one source.
+    /// One batch of one source, or its rest. True when frames were moved.
     #[inline]
     fn turn(&mut self, index: usize) -> bool {
         self.now = monotonic_ns();
+        let mut most = BATCH;
+        if let Some(noise) = self.sources.noise(index) {
+            if let Some(until) = noise.rests_until(self.now) {
+                self.resting.push((until, index));
+                self.last_rest = self.now;
+                return false;
+            }
+            most = noise.batch();
+        }
+        self.batch.set_limit(most);
         let rx = self.receive(index);
-        let moved = !self.batch.is_empty();
-        if moved {
-            self.forward();
+        let frames = self.batch.len();
+        if frames > 0 {
+            let misses = self.forward();
+            if let Some(noise) = self.sources.noise(index) {
+                noise.account((frames, misses), self.now, monotonic_ns);
+            }
         }
         match rx {
-            Rx::More => self.ready.push_back(index),
+            Rx::More => self.busy.push_back(index),
             Rx::Drained => self.sources.drained(index),
             Rx::Lost => self.lose(index),
         }
-        moved
+        frames > 0
     }
 
     #[inline]
@@ -277,14 +347,15 @@ impl Worker {
         }
     }
 
+    /// Decides about the batch and sends it. Says how many frames no cached flow knew.
     #[inline]
-    fn forward(&mut self) {
+    fn forward(&mut self) -> usize {
         let counters = &self.post.counters;
         if self.batch.frames().iter().any(|frame| frame.len() > BULK_FRAME) {
             self.last_bulk = self.now;
         }
         counters.add(Total::Batches, 1);
-        self.forwarder.process(
+        let misses = self.forwarder.process(
             &self.snapshot,
             self.now,
             &mut self.batch,
@@ -293,6 +364,7 @@ impl Worker {
             counters,
         );
         self.out.flush(&self.snapshot, &mut self.pool, counters);
+        misses
     }
 
     /// The link behind a port was deleted: its descriptor would report errors for ever.
@@ -310,7 +382,9 @@ impl Worker {
             return false;
         }
         self.now = monotonic_ns();
-        self.now - self.last_work < self.spin_ns && self.now - self.last_bulk > BULK_NS
+        self.now - self.last_work < self.spin_ns
+            && self.now - self.last_bulk > BULK_NS
+            && self.now - self.last_rest > REST_NS
     }
 
     #[inline]

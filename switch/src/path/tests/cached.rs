@@ -6,6 +6,7 @@ use super::frames::*;
 use super::lab::*;
 use crate::mem::Ingress;
 use crate::path::FlowTarget;
+use crate::path::counters::Total;
 use crate::table::{FdbTarget, Neighbour, PortSlot};
 
 #[test]
@@ -94,6 +95,32 @@ fn a_small_cache_is_bounded_and_right() {
         }
     }
     assert!(rig.forwarder.flows(1000, rig.now_ns).len() <= 16);
+}
+
+#[test]
+fn a_flood_of_new_flows_takes_no_place_of_a_flow_in_use() {
+    let mut lab = Lab::small();
+    // One set.
+    let mut rig = Rig::with_cache(&mut lab, 4);
+    let quiet = udp((mac(3), mac(2)), v4(3), v4(2), 10);
+    let flood =
+        |round: u16, n: u16| udp_ports((mac(2), mac(3)), v4(2), v4(3), (1000 + n, 1000 + round), 64, 10);
+    rig.one(port(3), &quiet);
+    for round in 0..5 {
+        (0..100).for_each(|n| drop(rig.one(port(2), &flood(round, n))));
+        let before = rig.hits();
+        rig.one(port(3), &quiet);
+        assert_eq!(rig.hits(), before + 1, "round {round}");
+        rig.advance(1);
+    }
+    assert_eq!(rig.counters.total(Total::CacheEntries), 4);
+    assert_eq!(rig.counters.total(Total::CacheEvictions), 5 * 100 - 3);
+    // Nor does a place belong for ever to one who does not use it.
+    rig.advance(40);
+    (10..14).for_each(|n| drop(rig.one(port(2), &flood(9, n))));
+    let before = rig.hits();
+    (10..14).for_each(|n| drop(rig.one(port(2), &flood(9, n))));
+    assert_eq!(rig.hits(), before + 4);
 }
 
 /// One thing that happens to a switch.

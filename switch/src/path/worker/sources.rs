@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::noise::Noise;
 use crate::mem::Pool;
 use crate::port::underlay::Receiver;
 use crate::port::{Device, Underlay};
@@ -26,8 +27,9 @@ pub(super) struct Sources {
 #[derive(Debug)]
 struct Source {
     kind: Kind,
-    /// It is on the ready list.
+    /// It is on one of the worker's lists.
     ready: bool,
+    noise: Noise,
 }
 
 /// What a source is.
@@ -56,6 +58,15 @@ impl Sources {
     #[inline]
     pub(super) fn get(&mut self, index: usize) -> Option<&mut Kind> {
         self.all.get_mut(index)?.as_mut().map(|source| &mut source.kind)
+    }
+
+    /// The noise of a source, if it is a port. What comes from an underlay is many senders'.
+    #[inline]
+    pub(super) fn noise(&mut self, index: usize) -> Option<&mut Noise> {
+        match self.all.get_mut(index) {
+            Some(Some(Source { kind: Kind::Port { .. }, noise, .. })) => Some(noise),
+            _ => None,
+        }
     }
 
     /// Marks a source ready; true when it was not.
@@ -205,7 +216,7 @@ impl Sources {
         if index == self.all.len() {
             self.all.push(None);
         }
-        self.all[index] = Some(Source { kind, ready: false });
+        self.all[index] = Some(Source { kind, ready: false, noise: Noise::default() });
         Ok(())
     }
 }

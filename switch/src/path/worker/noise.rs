@@ -1,0 +1,97 @@
+//! What keeps a port that makes noise from the time of others.
+//!
+//! Noise is batches of which most frames no cached flow knows: new flows, broadcasts, frames that are dropped for what
+//! they are. A port may make as much as it likes while that takes less than a share of the worker's time; beyond, it
+//! rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
+//! expense, as every full queue does. Traffic of known flows is no noise, whatever its rate.
+
+use crate::mem::BATCH;
+
+/// Noise of one port may take one in so many nanoseconds.
+const SHARE: u64 = 8;
+/// A port that was quiet may make noise for this long at once, in nanoseconds.
+const BURST_NS: u64 = 500_000;
+/// Frames in a turn of a noisy port: some tens of microseconds, for which the others wait.
+const NOISY_BATCH: usize = 8;
+
+/// One source's account.
+#[derive(Debug, Default)]
+pub(super) struct Noise {
+    /// The share up to this instant has been used.
+    used_until: u64,
+    /// Its last batch was noise.
+    is_noisy: bool,
+}
+
+impl Noise {
+    /// Most frames of the next turn.
+    #[inline]
+    pub(super) fn batch(&self) -> usize {
+        if self.is_noisy { NOISY_BATCH } else { BATCH }
+    }
+
+    /// Until when the source rests, if it does at `now`.
+    #[inline]
+    pub(super) fn rests_until(&self, now: u64) -> Option<u64> {
+        (self.used_until > now).then_some(self.used_until)
+    }
+
+    /// Notes a turn: how many frames, how many of them by no cached flow, its begin, and its end, which is asked for only
+    /// if it was noise.
+    #[inline]
+    pub(super) fn account(
+        &mut self,
+        (frames, misses): (usize, usize),
+        begun: u64,
+        end: impl FnOnce() -> u64,
+    ) {
+        self.is_noisy = misses * 2 > frames;
+        if self.is_noisy {
+            let from = self.used_until.max(begun.saturating_sub(BURST_NS * SHARE));
+            self.used_until = from + end().saturating_sub(begun) * SHARE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nanoseconds that a turn with noise takes here.
+    const TURN: u64 = 20_000;
+
+    /// Turns that a source with noise to no end gets from `now` on for so long; the rest of the time is for others.
+    fn turns(noise: &mut Noise, mut now: u64, lasting: u64) -> u64 {
+        let (end, mut turns) = (now + lasting, 0);
+        while now < end {
+            match noise.rests_until(now) {
+                Some(until) => now = until,
+                None => {
+                    noise.account((8, 8), now, || now + TURN);
+                    (now, turns) = (now + TURN, turns + 1);
+                }
+            }
+        }
+        turns
+    }
+
+    #[test]
+    fn noise_gets_a_burst_and_then_its_share() {
+        let (mut noise, start, second) = (Noise::default(), 1_000_000_000_000, 1_000_000_000);
+        let got = turns(&mut noise, start, second) * TURN;
+        assert!((second / SHARE..=second / SHARE + BURST_NS + TURN).contains(&got), "{got}");
+        assert_eq!(noise.batch(), NOISY_BATCH);
+        let quiet = start + 2 * second;
+        assert_eq!(noise.rests_until(quiet), None);
+        assert_eq!(turns(&mut noise, quiet, BURST_NS), BURST_NS / TURN, "all at once");
+    }
+
+    #[test]
+    fn known_flows_are_no_noise() {
+        let mut noise = Noise::default();
+        for n in 0..1_000_000 {
+            noise.account((64, 32), n, || unreachable!("nobody asks for the time"));
+            assert_eq!((noise.rests_until(n), noise.batch()), (None, BATCH));
+        }
+    }
+}
