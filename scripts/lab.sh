@@ -23,6 +23,10 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/lab/kernel.sh
+. "$(dirname "$0")/lab/kernel.sh"
+# shellcheck source=scripts/lab/peers.sh
+. "$(dirname "$0")/lab/peers.sh"
 
 LAB=${WEFT_LAB:-weft}
 RUN=/run/weft-lab
@@ -35,6 +39,10 @@ topologies() {
 		two-nodes     two weft nodes, joined by an underlay (a veth pair with all offloads on)
 		kernel-peer   n1 is a weft node, n2 a node of kernel bridge + VXLAN, set up as flannel does
 		kernel-nodes  n1 and n2 are nodes of kernel bridge + VXLAN: what weft is compared with
+		ovs-nodes     n1 and n2 are nodes of Open vSwitch in userspace, pods on TAP ports, VXLAN between them
+		ovs-tso       the same with userspace-tso-enable
+		ovs-afxdp     the same, pods and uplinks on AF_XDP ports (busy: its threads never sleep)
+		plain-node    two pods, and a loop that copies frames between two TAP devices
 	EOF
 }
 
@@ -78,6 +86,10 @@ up() {
 	two-nodes) kinds=(weft weft) ;;
 	kernel-peer) kinds=(weft kernel) ;;
 	kernel-nodes) kinds=(kernel kernel) ;;
+	ovs-nodes) kinds=(ovs ovs) OVS=tap ;;
+	ovs-tso) kinds=(ovs ovs) OVS=tso ;;
+	ovs-afxdp) kinds=(ovs ovs) OVS=afxdp ;;
+	plain-node) kinds=(plain) PODS=2 ;;
 	*) die "unknown topology $topology; there are: $(topologies | awk '{ printf "%s ", $1 }')" ;;
 	esac
 	[[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"
@@ -90,6 +102,7 @@ up() {
 		need_binaries
 		;;
 	esac
+	case ${kinds[*]} in *ovs*) need openvswitch-switch=ovs-vswitchd ethtool=ethtool ;; esac
 	[ ! -e "$RUN/$LAB" ] || die "lab $LAB is up already (lab.sh down --lab $LAB)"
 
 	# Whatever goes wrong from here on is cleaned up.
@@ -204,76 +217,6 @@ weft_pod() {
 cni() {
 	CNI_COMMAND=$1 CNI_CONTAINERID=$3 CNI_NETNS=/run/netns/$3 CNI_IFNAME=eth0 CNI_PATH=$BIN_DIR \
 		"$BIN_DIR/weft-cni" <"$RUN/$LAB/n$2/cni.json"
-}
-
-# ---------------------------------------------------------------- kernel nodes, as flannel sets them up
-
-kernel_node() {
-	local n=$1 ns mtu m
-	ns=$(node_ns "$1")
-	mtu=$(overlay_mtu)
-	in_ns "$ns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-	ip -n "$ns" link add cni0 mtu "$mtu" type bridge
-	ip -n "$ns" addr add "10.244.$n.1/24" dev cni0
-	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::1/64" dev cni0 nodad
-	ip -n "$ns" link set cni0 up
-	flannel_rules "$ns" "$n"
-	[ ${#kinds[@]} = 2 ] || return 0
-	ip -n "$ns" link add "flannel.$VNI" mtu "$mtu" address "$(vtep_mac "$n")" type vxlan id "$VNI" \
-		local "$(underlay_ip "$n")" dev eth0 dstport "$VXLAN_PORT" nolearning
-	ip -n "$ns" addr add "10.244.$n.0/32" dev "flannel.$VNI"
-	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::/128" dev "flannel.$VNI" nodad
-	ip -n "$ns" link set "flannel.$VNI" up
-	m=$((3 - n))
-	# Flannel's order: neighbour, forwarding entry, route.
-	ip -n "$ns" neigh add "10.244.$m.0" lladdr "$(vtep_mac $m)" dev "flannel.$VNI" nud permanent
-	bridge -n "$ns" fdb add "$(vtep_mac $m)" dev "flannel.$VNI" dst "$(underlay_ip $m)" self permanent
-	ip -n "$ns" route add "10.244.$m.0/24" via "10.244.$m.0" dev "flannel.$VNI" onlink
-	if [ -n "$IPV6" ]; then
-		ip -n "$ns" -6 neigh add "fd00:10:244:$m::" lladdr "$(vtep_mac $m)" dev "flannel.$VNI" nud permanent
-		ip -n "$ns" -6 route add "fd00:10:244:$m::/64" via "fd00:10:244:$m::" dev "flannel.$VNI" onlink
-	fi
-}
-
-# What flannel's daemon adds on every node (chains FLANNEL-POSTRTG and FLANNEL-FWD).
-flannel_rules() {
-	local ns=$1 n=$2 family pods cluster none
-	for family in ip ip6; do
-		pods=10.244.$n.0/24 cluster=10.244.0.0/16 none=224.0.0.0/4
-		[ $family = ip ] || { pods=fd00:10:244:$n::/64 cluster=fd00:10:244::/48 none=ff00::/8; }
-		in_ns "$ns" nft -f - <<-EOF
-			table $family flannel {
-				chain postrtg {
-					type nat hook postrouting priority srcnat
-					meta mark & 0x4000 == 0x4000 return
-					$family saddr $pods $family daddr $cluster return
-					$family saddr $cluster $family daddr $pods return
-					$family saddr != $cluster $family daddr $pods return
-					$family saddr $cluster $family daddr != $none masquerade fully-random
-					$family saddr != $cluster $family daddr $cluster masquerade fully-random
-				}
-				chain forward {
-					type filter hook forward priority filter
-					$family saddr $cluster accept
-					$family daddr $cluster accept
-				}
-			}
-		EOF
-	done
-}
-
-kernel_pod() {
-	local n=$1 p=$2 node ns mtu
-	node=$(node_ns "$n") ns=$(pod_ns "$n" "$p") mtu=$(overlay_mtu)
-	ns_add "$ns"
-	ip -n "$node" link add "veth$p" mtu "$mtu" type veth peer name eth0 mtu "$mtu" netns "$ns"
-	ip -n "$node" link set "veth$p" master cni0 up
-	ip -n "$ns" addr add "10.244.$n.$((p + 1))/24" dev eth0
-	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::$(printf %x $((p + 1)))/64" dev eth0 nodad
-	ip -n "$ns" link set eth0 up
-	ip -n "$ns" route add default via "10.244.$n.1"
-	[ -z "$IPV6" ] || ip -n "$ns" route add default via "fd00:10:244:$n::1"
-	congestion "$ns"
 }
 
 congestion() { [ -z "$CC" ] || in_ns "$1" sysctl -qw "net.ipv4.tcp_congestion_control=$CC"; }

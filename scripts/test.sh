@@ -37,8 +37,8 @@ cargo fmt --all --check
 step "Lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 step "Shell scripts"
-for script in scripts/*.sh tests/kube/*.sh tests/kube/nets/*.sh .ci/run; do bash -n "$script"; done
-if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh tests/kube/*.sh tests/kube/nets/*.sh .ci/run; fi
+for script in scripts/*.sh scripts/lab/*.sh tests/kube/*.sh tests/kube/nets/*.sh .ci/run; do bash -n "$script"; done
+if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh scripts/lab/*.sh tests/kube/*.sh tests/kube/nets/*.sh .ci/run; fi
 if command -v cargo-deny >/dev/null; then
 	step "Licences and bans"
 	cargo deny --offline check licenses bans sources
