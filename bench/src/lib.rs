@@ -15,11 +15,15 @@ pub mod histogram;
 pub mod limits;
 /// What two pods notice of a third one that floods, and of a busy API.
 pub mod overload;
+/// The plainest userspace switch, to compare with.
+pub mod plain;
 /// Requests and responses: round-trip times.
 pub mod rr;
 /// One worker's half of a switch, with in-process ports.
 pub mod scene;
 /// Which sequence numbers have come.
 pub mod sequence;
+/// The same work over weft and over other switches, in turns.
+pub mod side;
 /// Datagrams one way: sending and counting.
 pub mod udp;

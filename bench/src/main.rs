@@ -15,7 +15,8 @@ use weft_bench::chaos::lab::Lab;
 use weft_bench::chaos::{self, Path};
 use weft_bench::limits::Limits;
 use weft_bench::overload::{self, Flood, Labs};
-use weft_bench::{rr, udp};
+use weft_bench::side::{self, Peer};
+use weft_bench::{plain, rr, udp};
 
 /// Sends, counts and times traffic.
 #[derive(Parser, Debug)]
@@ -46,6 +47,10 @@ enum Verb {
     Chaos(Chaos),
     /// Times requests and responses between two pods while a third one floods, on weft and on the kernel's bridge.
     Overload(Overload),
+    /// Measures weft and other switches side by side, in labs that are up; `scripts/bench.sh` makes them.
+    Side(Side),
+    /// Copies frames between two TAP devices that it makes, until they are gone.
+    PlainSwitch(PlainSwitch),
 }
 
 #[derive(Args, Debug)]
@@ -78,6 +83,9 @@ struct UdpSend {
     /// Datagrams per second; 0: as fast as they go.
     #[arg(long, default_value_t = 0)]
     rate: u64,
+    /// Flows that take turns, each to a port of its own from the given one on; not with bursts.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    flows: u16,
     #[command(flatten)]
     bounds: Bounds,
 }
@@ -90,6 +98,9 @@ struct UdpCount {
     /// Ends when nothing has come for this many milliseconds after the first datagram.
     #[arg(long, default_value_t = 1000)]
     idle_ms: u64,
+    /// Ports to listen on, from the given one on.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    flows: u16,
     #[command(flatten)]
     bounds: Bounds,
 }
@@ -171,10 +182,47 @@ struct Overload {
     json_file: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+struct Side {
+    /// A switch and its lab, NAME=LAB; those called weft and kernel are what ratios are made of.
+    #[arg(long = "peer", required = true)]
+    peers: Vec<Peer>,
+    /// Works, by the start of their names; default: all.
+    #[arg(long, value_delimiter = ',')]
+    works: Vec<String>,
+    /// Rounds; the first does not count.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(2..))]
+    rounds: u16,
+    /// Length of one measurement.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    seconds: f64,
+    /// Writes the medians there, as JSON.
+    #[arg(long)]
+    json_file: Option<PathBuf>,
+    /// Writes the table there, as Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Draws the ratios there, as SVG.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct PlainSwitch {
+    /// A network namespace by name.
+    #[arg(long)]
+    between: String,
+    /// The other.
+    #[arg(long)]
+    and: String,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Transport {
     Udp,
     Tcp,
+    /// TCP, a new connection for each request.
+    Connect,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -186,13 +234,15 @@ fn main() -> anyhow::Result<()> {
         Verb::RrServer(verb) => report(&verb.run()?, cli.json),
         Verb::Chaos(verb) => verb.run(cli.json),
         Verb::Overload(verb) => verb.run(cli.json),
+        Verb::Side(verb) => verb.run(),
+        Verb::PlainSwitch(verb) => plain::run(&verb.between, &verb.and),
     }
 }
 
 impl UdpSend {
     fn run(&self) -> anyhow::Result<udp::Sent> {
         let socket = udp::bind(any_for(self.to)).context("cannot open a socket")?;
-        let load = udp::Load { size: self.size, burst: self.burst, rate: self.rate };
+        let load = udp::Load { size: self.size, burst: self.burst, rate: self.rate, flows: self.flows };
         udp::send(&socket, self.to, &load, &self.bounds.limits())
             .with_context(|| format!("cannot send to {}", self.to))
     }
@@ -200,10 +250,16 @@ impl UdpSend {
 
 impl UdpCount {
     fn run(&self) -> anyhow::Result<udp::Counted> {
-        let socket = udp::bind(self.listen).with_context(|| format!("cannot listen on {}", self.listen))?;
-        announce(socket.local_addr()?);
+        let context = || format!("cannot listen on {}", self.listen);
+        let mut sockets = vec![udp::bind(self.listen).with_context(context)?];
+        let first = sockets[0].local_addr()?;
+        for flow in 1..self.flows {
+            let port = first.port().checked_add(flow).with_context(context)?;
+            sockets.push(udp::bind(SocketAddr::new(first.ip(), port)).with_context(context)?);
+        }
+        announce(first);
         let idle = Duration::from_millis(self.idle_ms);
-        Ok(udp::count(&socket, idle, &self.bounds.limits())?)
+        Ok(udp::count(&sockets, idle, &self.bounds.limits())?)
     }
 }
 
@@ -222,6 +278,7 @@ impl RrClient {
                     .with_context(|| format!("cannot connect to {}", self.to))?;
                 rr::tcp_client(stream, &question, &self.bounds.limits())
             }
+            Transport::Connect => rr::connect_client(self.to, &question, &self.bounds.limits()),
         };
         answers.with_context(|| format!("no conversation with {}", self.to))
     }
@@ -236,10 +293,11 @@ impl RrServer {
                 announce(socket.local_addr()?);
                 rr::udp_server(&socket, &self.bounds.limits())?
             }
-            Transport::Tcp => {
+            over => {
                 let listener = TcpListener::bind(self.listen).with_context(context)?;
                 announce(listener.local_addr()?);
-                rr::tcp_server(&listener, &self.bounds.limits())?
+                let serve = if over == Transport::Tcp { rr::tcp_server } else { rr::connect_server };
+                serve(&listener, &self.bounds.limits())?
             }
         })
     }
@@ -322,6 +380,28 @@ fn add_to_array(file: &std::path::Path, values: &[impl Serialize]) -> anyhow::Re
         array.push(serde_json::to_value(value)?);
     }
     Ok(std::fs::write(file, serde_json::to_string(&array)? + "\n")?)
+}
+
+impl Side {
+    fn run(&self) -> anyhow::Result<()> {
+        let plan = side::Plan {
+            works: side::works(&self.works),
+            rounds: self.rounds.into(),
+            time: Duration::from_secs_f64(self.seconds),
+        };
+        anyhow::ensure!(!plan.works.is_empty(), "no work is called so");
+        let table = side::run(&self.peers, &plan)?;
+        print!("{}", table.markdown());
+        let write = |file: &Option<PathBuf>, text: String| match file {
+            Some(file) => {
+                std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+            }
+            None => Ok(()),
+        };
+        write(&self.json_file, table.json()? + "\n")?;
+        write(&self.markdown, table.markdown())?;
+        write(&self.plot, table.plot()?)
+    }
 }
 
 /// Any port of the family that reaches `to`.

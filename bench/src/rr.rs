@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::net::sockopt;
 use serde::Serialize;
 
 use crate::histogram::{Histogram, Latency};
@@ -102,6 +103,25 @@ pub fn tcp_client(mut stream: TcpStream, question: &Question, limits: &Limits) -
     })
 }
 
+/// Connects, asks once and closes, over and over, until a limit is reached; the time of all three counts.
+///
+/// Connections are reset at their end: none is left waiting, so that ports do not run out.
+///
+/// # Errors
+/// As [`tcp_client`].
+pub fn connect_client(to: SocketAddr, question: &Question, limits: &Limits) -> io::Result<Answers> {
+    let mut answer = vec![0; question.size.min(MAX_SIZE)];
+    run_client(question, limits, |request, _| {
+        let mut stream = TcpStream::connect_timeout(&to, question.timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(question.timeout))?;
+        sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        stream.write_all(request)?;
+        stream.read_exact(&mut answer)?;
+        if answer == request { Ok(true) } else { Err(invalid("the response differs from the request")) }
+    })
+}
+
 /// Answers over UDP until a limit is reached.
 ///
 /// # Errors
@@ -117,6 +137,35 @@ pub fn udp_server(socket: &UdpSocket, limits: &Limits) -> io::Result<Served> {
                 requests += 1;
             }
             Err(error) if is_silence(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Served { requests, seconds: clock.elapsed().as_secs_f64() })
+}
+
+/// Answers one request of each connection until a limit is reached, one connection after the other: what
+/// [`connect_client`] talks to.
+///
+/// # Errors
+/// Those of the listener.
+pub fn connect_server(listener: &TcpListener, limits: &Limits) -> io::Result<Served> {
+    listener.set_nonblocking(true)?;
+    let mut buffer = vec![0; MAX_SIZE];
+    let (clock, mut requests) = (limits.start(), 0);
+    while let Some(left) = clock.left().filter(|_| !limits.is_done(requests)) {
+        match listener.accept() {
+            Ok((mut stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(left.min(SLICE)))?;
+                // A client that breaks off is its own affair.
+                let answered =
+                    read_message(&mut stream, &mut buffer).and_then(|message| stream.write_all(message));
+                requests += u64::from(answered.is_ok());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(listener, PollFlags::IN, left.min(SLICE))?;
+            }
             Err(error) => return Err(error),
         }
     }

@@ -1,4 +1,5 @@
-//! Datagrams one way: sending as fast as the kernel takes them, or at a rate, and counting what arrives.
+//! Datagrams one way: sending as fast as the kernel takes them, or at a rate, and counting what arrives. Without a rate
+//! single datagrams leave 64 at a time (`sendmmsg`), so that the sender is not what limits.
 //!
 //! A datagram starts with 16 bytes: [`MAGIC`], the number of the stream, and its own number in it, big endian. A
 //! counter tells streams apart, so several senders may send to one.
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
-use weft_sys::udp::{MAX_DATAGRAM, MAX_SEGMENTS_OLD, UdpOptions, UdpSocket};
+use weft_sys::udp::{Deliveries, MANY, MAX_DATAGRAM, MAX_SEGMENTS_OLD, UdpOptions, UdpSocket};
 
 use crate::limits::{Limits, Running};
 use crate::sequence::{Gaps, Sequence};
@@ -33,6 +34,8 @@ pub struct Load {
     pub burst: usize,
     /// Datagrams per second; 0: as fast as they go.
     pub rate: u64,
+    /// Flows that take turns, datagram by datagram: so many destination ports from the first on. Not with bursts.
+    pub flows: u16,
 }
 
 /// What was sent.
@@ -98,9 +101,21 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
         let text = format!("a datagram has {MIN_SIZE} to {MAX_DATAGRAM} bytes, not {}", load.size);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let burst = load.burst.clamp(1, MAX_SEGMENTS_OLD).min(MAX_DATAGRAM / load.size);
-    let mut buffer = vec![0; burst * load.size];
-    let stream = (RandomState::new().build_hasher().finish() as u32).to_be_bytes();
+    let (flows, burst) = (u64::from(load.flows.max(1)), load.burst.clamp(1, MAX_SEGMENTS_OLD));
+    let burst = burst.min(MAX_DATAGRAM / load.size);
+    if to.port().checked_add(load.flows.max(1) - 1).is_none() || (burst > 1 && flows > 1) {
+        let text = "flows take as many ports, and do not go with bursts";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let most = if burst > 1 {
+        burst
+    } else if load.rate == 0 {
+        MANY
+    } else {
+        1
+    };
+    let mut buffer = vec![0; most * load.size];
+    let stream = RandomState::new().build_hasher().finish() as u32;
     let (clock, mut done, mut sends) = (limits.start(), 0, 0);
     while let Some(left) = clock.left().filter(|_| !limits.is_done(done)) {
         if let Some(early) = ahead_of_schedule(&clock, load.rate, done) {
@@ -108,14 +123,22 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
             continue;
         }
         let rest = if limits.count == 0 { u64::MAX } else { limits.count - done };
-        let now = rest.min(burst as u64);
-        for (number, datagram) in (done..done + now).zip(buffer.chunks_mut(load.size)) {
-            stamp(datagram, stream, number);
+        let now = rest.min(most as u64);
+        let bytes = &mut buffer[..now as usize * load.size];
+        for (index, datagram) in (done..done + now).zip(bytes.chunks_mut(load.size)) {
+            stamp(datagram, stream.wrapping_add((index % flows) as u32).to_be_bytes(), index / flows);
         }
-        let bytes = &buffer[..now as usize * load.size];
-        // The size fits 16 bits: it is at most `MAX_DATAGRAM`.
-        match socket.send(to, &[IoSlice::new(bytes)], (now > 1).then_some(load.size as u16), 0) {
-            Ok(_) => (done, sends) = (done + now, sends + 1),
+        let sent = if burst > 1 {
+            // The size fits 16 bits: it is at most `MAX_DATAGRAM`.
+            let size = (now > 1).then_some(load.size as u16);
+            socket.send(to, &[IoSlice::new(bytes)], size, 0).map(|_| now)
+        } else {
+            let way = |index| SocketAddr::new(to.ip(), to.port() + (index % flows) as u16);
+            let batch = (done..).map(way).zip(bytes.chunks(load.size));
+            socket.send_many(batch).map(|sent| sent as u64)
+        };
+        match sent {
+            Ok(sent) => (done, sends) = (done + sent, sends + 1),
             Err(error) if is_full(&error) => wait(socket, PollFlags::OUT, left.min(RETRY))?,
             Err(error) => return Err(error),
         }
@@ -125,33 +148,36 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
     Ok(Sent { datagrams: done, sends, bytes, seconds, pps, mbps })
 }
 
-/// Counts until a limit is reached, or nothing has come for `idle` after the first datagram.
+/// Counts what comes to any of `sockets` until a limit is reached, or nothing has come for `idle` after the first.
 ///
 /// # Errors
-/// Those of `recvmsg(2)`.
-pub fn count(socket: &UdpSocket, idle: Duration, limits: &Limits) -> io::Result<Counted> {
+/// Those of `recvmmsg(2)`.
+pub fn count(sockets: &[UdpSocket], idle: Duration, limits: &Limits) -> io::Result<Counted> {
     let mut counter = Counter::default();
-    let mut buffer = vec![0; 1 << 16];
+    let mut deliveries = Deliveries::default();
     let clock = limits.start();
     let (mut first, mut last) = (None, Duration::ZERO);
     while let Some(left) = clock.left().filter(|_| !limits.is_done(counter.datagrams)) {
-        match socket.recv(&mut buffer) {
-            Ok(received) => {
-                last = clock.elapsed();
-                first.get_or_insert(last);
-                counter.receives += 1;
-                let size = received.segment.map_or(received.len, usize::from).max(1);
-                buffer[..received.len].chunks(size).for_each(|datagram| counter.note(datagram));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let patience = if first.is_some() { left.min(idle) } else { left };
-                let before = clock.elapsed();
-                wait(socket, PollFlags::IN, patience)?;
-                if first.is_some() && clock.elapsed() - before >= idle {
-                    break;
+        let before = counter.datagrams;
+        for socket in sockets {
+            match socket.recv_many(&mut deliveries) {
+                Ok(()) => {
+                    last = clock.elapsed();
+                    first.get_or_insert(last);
+                    counter.receives += deliveries.len() as u64;
+                    deliveries.datagrams().for_each(|datagram| counter.note(datagram));
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+        }
+        if counter.datagrams == before {
+            let patience = if first.is_some() { left.min(idle) } else { left };
+            let asleep = clock.elapsed();
+            wait_for_any(sockets, patience)?;
+            if first.is_some() && clock.elapsed() - asleep >= idle {
+                break;
+            }
         }
     }
     Ok(counter.report(last - first.unwrap_or(last)))
@@ -243,8 +269,17 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Waits until `fd` is ready for `what`, at most `time`.
 pub(crate) fn wait(fd: &impl AsFd, what: PollFlags, time: Duration) -> io::Result<()> {
+    poll_for(&mut [PollFd::new(fd, what)], time)
+}
+
+/// Waits until something has come to one of them, at most `time`.
+fn wait_for_any(sockets: &[UdpSocket], time: Duration) -> io::Result<()> {
+    poll_for(&mut sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect::<Vec<_>>(), time)
+}
+
+fn poll_for(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(time).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    match poll(&mut [PollFd::new(fd, what)], Some(&timeout)) {
+    match poll(fds, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

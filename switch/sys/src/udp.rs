@@ -189,6 +189,76 @@ impl UdpSocket {
         Ok(received)
     }
 
+    /// Sends each datagram of a batch to its address by one system call (`sendmmsg(2)`); at most [`MANY`] of them. Gives
+    /// how many the kernel took. Never blocks, allocates nothing.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::send`], when it took none.
+    pub fn send_many<'a>(
+        &self,
+        batch: impl IntoIterator<Item = (SocketAddr, &'a [u8])>,
+    ) -> io::Result<usize> {
+        let mut names = [const { RawAddr::ANY }; MANY];
+        let mut slices = [IoSlice::new(&[]); MANY];
+        let mut headers = [const { many_header() }; MANY];
+        let mut count = 0;
+        for (((dst, bytes), name), slice) in batch.into_iter().zip(&mut names).zip(&mut slices) {
+            let header = &mut headers[count].msg_hdr;
+            (*name, header.msg_namelen) = RawAddr::new(dst);
+            *slice = IoSlice::new(bytes);
+            header.msg_name = (&raw mut *name).cast();
+            header.msg_iov = (&raw mut *slice).cast();
+            header.msg_iovlen = 1;
+            count += 1;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the descriptor is open; the first `count` headers point to names and slices that outlive the call, with
+        // their lengths; `IoSlice` has the layout of `iovec` by its documentation; sendmmsg writes `msg_len` alone.
+        let sent = unsafe {
+            libc::sendmmsg(self.fd.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, flags as _)
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Receives what is waiting, at most [`MANY`] deliveries, by one system call (`recvmmsg(2)`). Never blocks.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is waiting.
+    pub fn recv_many(&self, into: &mut Deliveries) -> io::Result<()> {
+        into.count = 0;
+        let mut controls = [[0u8; CONTROL_IN]; MANY];
+        let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; MANY];
+        let mut headers = [const { many_header() }; MANY];
+        let buffers = into.bytes.chunks_mut(DELIVERY);
+        for (((header, vector), control), buffer) in
+            headers.iter_mut().zip(&mut vectors).zip(&mut controls).zip(buffers)
+        {
+            *vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            header.msg_hdr.msg_iov = &raw mut *vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = control.len() as _;
+        }
+        // SAFETY: the descriptor is open; every header points to a vector and a control buffer that outlive the call, each
+        // vector to a buffer of its own that is exclusively borrowed; the lengths are theirs.
+        let received = unsafe {
+            let (at, count) = (headers.as_mut_ptr(), MANY as libc::c_uint);
+            libc::recvmmsg(self.fd.as_raw_fd(), at, count, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
+        };
+        into.count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for ((header, control), shape) in headers.iter().zip(&controls).zip(&mut into.shapes).take(into.count)
+        {
+            let control = &control[..header.msg_hdr.msg_controllen as usize];
+            let segment = cmsg::Decoder::new(control)
+                .find(|message| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO))
+                .and_then(|message| message.int())
+                .and_then(|size| u16::try_from(size).ok())
+                .filter(|&size| size != 0);
+            *shape = (header.msg_len as usize, segment);
+        }
+        Ok(())
+    }
+
     /// Leaves room for no more than a datagram or two: for a socket that is never read, so that nobody fills kernel
     /// memory by sending to its port.
     ///
@@ -276,6 +346,48 @@ pub fn max_segments() -> usize {
     probe().map_or(MAX_SEGMENTS_OLD, |_| MAX_SEGMENTS)
 }
 
+/// Datagrams of one [`UdpSocket::send_many`], deliveries of one [`UdpSocket::recv_many`], at most.
+pub const MANY: usize = 64;
+
+/// Room for one delivery.
+const DELIVERY: usize = 1 << 16;
+
+/// What [`UdpSocket::recv_many`] received.
+#[derive(Debug)]
+pub struct Deliveries {
+    bytes: Box<[u8]>,
+    /// Length of each, and that of its datagrams where it is a run of several.
+    shapes: [(usize, Option<u16>); MANY],
+    count: usize,
+}
+
+impl Default for Deliveries {
+    fn default() -> Self {
+        Self { bytes: vec![0; MANY * DELIVERY].into_boxed_slice(), shapes: [(0, None); MANY], count: 0 }
+    }
+}
+
+impl Deliveries {
+    /// Deliveries of the last call.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True when the last call brought none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All datagrams of the last call.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let deliveries = self.bytes.chunks(DELIVERY).zip(&self.shapes).take(self.count);
+        deliveries
+            .flat_map(|(bytes, &(len, segment))| bytes[..len].chunks(segment.map_or(len, usize::from).max(1)))
+    }
+}
+
 /// `linux/sockios.h`; absent from the C library's headers.
 const SIOCGSKNS: libc::Ioctl = 0x894c;
 
@@ -344,6 +456,17 @@ impl RawAddr {
         }
     }
 
+    /// No address yet.
+    const ANY: Self = Self {
+        v6: libc::sockaddr_in6 {
+            sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+
     /// An all-zero address for the kernel to fill.
     fn empty() -> Self {
         let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
@@ -376,9 +499,13 @@ impl RawAddr {
 }
 
 /// An empty `struct msghdr`; built by zeroing because the C library may have private padding fields in it.
-fn empty_header() -> libc::msghdr {
+const fn empty_header() -> libc::msghdr {
     // SAFETY: all fields are integers or raw pointers, for which zero is valid.
     unsafe { std::mem::zeroed() }
+}
+
+const fn many_header() -> libc::mmsghdr {
+    libc::mmsghdr { msg_hdr: empty_header(), msg_len: 0 }
 }
 
 #[inline]

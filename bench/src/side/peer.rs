@@ -1,0 +1,115 @@
+//! A switch under comparison: a name, and a lab that is up.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::work::{Way, Work};
+
+/// Where `scripts/lab.sh` keeps its labs, and the kernel's names of namespaces.
+const LABS: &str = "/run/weft-lab";
+const NAMESPACES: &str = "/run/netns";
+
+/// A switch and its lab.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    name: String,
+    lab: String,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    /// Reads `NAME=LAB`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, lab) = text.split_once('=').ok_or("NAME=LAB is expected")?;
+        if !Path::new(LABS).join(lab).is_dir() {
+            return Err(format!("no lab {lab} is up"));
+        }
+        Ok(Peer { name: name.to_owned(), lab: lab.to_owned() })
+    }
+}
+
+impl Peer {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True if its lab has the ends that the work needs.
+    pub fn can(&self, work: &Work) -> bool {
+        work.way == Way::SameNode || Path::new(NAMESPACES).join(format!("{}-n2", self.lab)).exists()
+    }
+
+    /// The pod that sends.
+    pub(super) fn source(&self) -> String {
+        format!("{}-n1-pod1", self.lab)
+    }
+
+    /// The pod that receives.
+    pub(super) fn destination(&self, way: Way) -> String {
+        let place = if way == Way::SameNode { "n1-pod2" } else { "n2-pod1" };
+        format!("{}-{place}", self.lab)
+    }
+
+    /// Address of a namespace's `eth0`.
+    pub(super) fn address(namespace: &str) -> anyhow::Result<IpAddr> {
+        let args = ["-n", namespace, "-4", "-j", "addr", "show", "dev", "eth0", "scope", "global"];
+        let output = Command::new("ip").args(args).output().context("starting ip")?;
+        let links: Value =
+            serde_json::from_slice(&output.stdout).with_context(|| format!("addresses of {namespace}"))?;
+        // `ip` may print empty objects for other devices.
+        let infos =
+            links.as_array().into_iter().flatten().find_map(|link| link["addr_info"][0]["local"].as_str());
+        Ok(infos.with_context(|| format!("{namespace} has no address"))?.parse()?)
+    }
+
+    /// Makes the nodes' uplinks cut to their MTU what they send, or not, as after `lab.sh up`.
+    pub(super) fn cut(&self, cut: bool) -> anyhow::Result<()> {
+        let (own, gro) = if cut { ("off", "on") } else { ("on", "off") };
+        for node in ["n1", "n2"] {
+            let namespace = format!("{}-{node}", self.lab);
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &namespace, "ethtool", "-K", "eth0"]);
+            for feature in [
+                "tso",
+                "gso",
+                "tx-udp-segmentation",
+                "tx-udp_tnl-segmentation",
+                "tx-udp_tnl-csum-segmentation",
+            ] {
+                command.args([feature, own]);
+            }
+            command.args(["gro", gro]).stdout(Stdio::null()).stderr(Stdio::null());
+            ensure!(command.status().context("starting ethtool")?.success(), "ethtool in {namespace}");
+        }
+        Ok(())
+    }
+
+    /// Stops its programs: some of them are busy when there is nothing to do.
+    pub(super) fn rest(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets its programs go on.
+    pub(super) fn wake(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // Labs without programs have no such file.
+        let pids = fs::read_to_string(Path::new(LABS).join(&self.lab).join("pids")).unwrap_or_default();
+        for line in pids.lines() {
+            let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+            let pid = pid.with_context(|| format!("no process id: {line}"))?;
+            kill_process(pid, signal).with_context(|| format!("{}: {line} has ended", self.name))?;
+        }
+        Ok(())
+    }
+}

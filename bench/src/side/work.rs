@@ -1,0 +1,128 @@
+//! The works, and the names that their numbers have.
+
+use std::fmt;
+
+/// Where the two ends are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Two pods of one node.
+    SameNode,
+    /// Pods of two nodes.
+    Across,
+    /// The same, and the underlay cuts to its MTU what it sends, as a NIC does.
+    AcrossCut,
+}
+
+/// What the ends do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// So many TCP streams one way.
+    Tcp {
+        /// Streams.
+        streams: u8,
+        /// Congestion control reno; else BBR, where the kernel has it.
+        reno: bool,
+    },
+    /// Datagrams of 1400 bytes from a sender that leaves their segmentation to the device, as QUIC does.
+    UdpGso,
+    /// Frames of 64 bytes, of so many flows in turns.
+    Udp64 {
+        /// Flows.
+        flows: u16,
+    },
+    /// Requests, one outstanding.
+    Requests {
+        /// Over TCP, else UDP.
+        tcp: bool,
+    },
+    /// TCP connections, one request each.
+    Connections,
+}
+
+/// One work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// What.
+    pub kind: Kind,
+    /// Between whom.
+    pub way: Way,
+}
+
+/// Flows of the works called mixed.
+pub(super) const MIXED: u16 = 64;
+
+/// All works whose names start with one of `starts`; all of them for none.
+pub fn works(starts: &[String]) -> Vec<Work> {
+    use Way::{Across, AcrossCut, SameNode};
+    let mut all = Vec::new();
+    for streams in [1, 4, 8] {
+        for reno in [false, true] {
+            let kind = Kind::Tcp { streams, reno };
+            all.extend([SameNode, Across, AcrossCut].map(|way| Work { kind, way }));
+        }
+    }
+    let others = [
+        Kind::UdpGso,
+        Kind::Udp64 { flows: 1 },
+        Kind::Udp64 { flows: MIXED },
+        Kind::Requests { tcp: false },
+        Kind::Requests { tcp: true },
+        Kind::Connections,
+    ];
+    for kind in others {
+        all.extend([SameNode, Across].map(|way| Work { kind, way }));
+    }
+    all.retain(|work| starts.is_empty() || starts.iter().any(|start| work.to_string().starts_with(start)));
+    all
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Way::SameNode => "same-node",
+            Way::Across => "across",
+            Way::AcrossCut => "across-cut",
+        })
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = self.way;
+        match self.kind {
+            Kind::Tcp { streams, reno: false } => write!(f, "tcp{streams}-{way}"),
+            Kind::Tcp { streams, reno: true } => write!(f, "tcp{streams}-{way}-reno"),
+            Kind::UdpGso => write!(f, "udp1400-gso-{way}"),
+            Kind::Udp64 { flows: 1 } => write!(f, "udp64-{way}"),
+            Kind::Udp64 { .. } => write!(f, "udp64-mixed-{way}"),
+            Kind::Requests { tcp: false } => write!(f, "rr-{way}"),
+            Kind::Requests { tcp: true } => write!(f, "rr-tcp-{way}"),
+            Kind::Connections => write!(f, "crr-{way}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_can_be_chosen_by() {
+        let all: Vec<String> = works(&[]).iter().map(Work::to_string).collect();
+        let mut unique = all.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), all.len());
+        let chosen: Vec<String> =
+            works(&["tcp1-across".to_owned(), "crr".to_owned()]).iter().map(Work::to_string).collect();
+        let wanted = [
+            "tcp1-across",
+            "tcp1-across-cut",
+            "tcp1-across-reno",
+            "tcp1-across-cut-reno",
+            "crr-same-node",
+            "crr-across",
+        ];
+        assert_eq!(chosen, wanted);
+    }
+}
