@@ -248,7 +248,7 @@ impl UdpSocket {
         into.count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for ((header, control), shape) in headers.iter().zip(&controls).zip(&mut into.shapes).take(into.count)
         {
-            let control = &control[..header.msg_hdr.msg_controllen as usize];
+            let control = &control[..header.msg_hdr.msg_controllen];
             let segment = cmsg::Decoder::new(control)
                 .find(|message| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO))
                 .and_then(|message| message.int())

@@ -36,6 +36,32 @@ fn recv(socket: &UdpSocket, buf: &mut [u8]) -> Received {
 }
 
 #[test]
+fn batches_go_out_and_come_in_by_one_call_each() {
+    inside(|| {
+        for addr in [V4, V6] {
+            let (one, to_one) = bind(addr, &UdpOptions::default());
+            let (other, to_other) = bind(addr, &UdpOptions::default());
+            let batch: [(SocketAddr, &[u8]); 4] =
+                [(to_one, b"first"), (to_other, b"of the other"), (to_one, b""), (to_one, b"last")];
+            assert_eq!(one.send_many(batch).unwrap(), 4);
+            let mut deliveries = Deliveries::default();
+            one.recv_many(&mut deliveries).unwrap();
+            assert_eq!(deliveries.len(), 3);
+            assert_eq!(deliveries.datagrams().collect::<Vec<_>>(), [b"first" as &[u8], b"last"]);
+            other.recv_many(&mut deliveries).unwrap();
+            assert_eq!(deliveries.datagrams().collect::<Vec<_>>(), [b"of the other"]);
+            let error = other.recv_many(&mut deliveries).unwrap_err();
+            assert_eq!((error.kind(), deliveries.is_empty()), (io::ErrorKind::WouldBlock, true));
+            // A run that was one send is one delivery of several datagrams.
+            one.send(to_other, &[IoSlice::new(&[7; 25])], Some(10), 0).unwrap();
+            other.recv_many(&mut deliveries).unwrap();
+            let lengths: Vec<usize> = deliveries.datagrams().map(<[u8]>::len).collect();
+            assert_eq!((deliveries.len(), lengths), (1, vec![10, 10, 5]));
+        }
+    });
+}
+
+#[test]
 fn segments_go_out_in_one_send_and_come_in_as_one() {
     inside(|| {
         for addr in [V4, V6] {
