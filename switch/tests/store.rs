@@ -249,8 +249,10 @@ fn damage_is_refused_and_kept_aside_or_harmless() {
             let message = &loaded.damaged[0];
             assert!(message.contains(name) && message.contains("was moved to"), "{message}");
             assert_eq!(aside.len(), 1, "{message}");
-            let place = if round % 2 == 0 { Place::Settings } else { Place::Ports };
-            assert_eq!(objects(&loaded.state, None), objects(&state, Some(place)), "the other file is whole");
+            // The ports are rebuilt, the settings cannot be.
+            let place = (round % 2 == 1).then_some(Place::Ports);
+            assert_eq!(objects(&loaded.state, None), objects(&state, place), "{message}");
+            assert_eq!((loaded.settings_lost, message.contains("rebuilt")), (round % 2 == 1, round % 2 == 0));
             refused += 1;
         }
         store.write(&loaded.state, &state).expect("the fresh file is written");
@@ -261,6 +263,23 @@ fn damage_is_refused_and_kept_aside_or_harmless() {
     }
     println!("{refused} refused, {harmless} harmless");
     assert!(refused >= 20);
+}
+
+#[test]
+fn a_missing_file_is_rebuilt_and_that_of_another_boot_is_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = filled(dir.path());
+    let ports = || fs::read_dir(dir.path().join("run/ports.d")).expect("a directory").count();
+    assert_eq!(ports(), objects(&state, Some(Place::Ports)).len());
+    fs::remove_file(dir.path().join("run/ports.redb")).expect("a file");
+    let (store, loaded) = open(dir.path());
+    assert_eq!(objects(&loaded.state, None), objects(&state, None));
+    assert!(loaded.damaged[0].contains("ports.redb is missing"), "{:?}", loaded.damaged);
+    drop(store);
+    let (_, loaded) =
+        Store::open(&dir.path().join("run"), &dir.path().join("lib"), "boot-2").expect("it opens");
+    assert_eq!(loaded.damaged, Vec::<String>::new());
+    assert_eq!((objects(&loaded.state, Some(Place::Ports)).len(), ports()), (0, 0));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use super::pulse::Pulse;
 use super::report::Reporter;
 use super::serve::{self, Access};
 use super::state::PortRecord;
-use super::store::{Lock, Store};
+use super::store::{self, Lock, Store};
 use super::watch::{self, Event, Watch};
 use crate::path::dataplane::{Dataplane, DataplaneConfig};
 
@@ -62,6 +62,11 @@ pub fn logging(config: &Config) -> anyhow::Result<LogHandle> {
         let payload = panic.payload();
         let said = payload.downcast_ref::<&str>().copied();
         let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("?");
+        if store::is_reading() {
+            // Caught, and told as the damage that it is.
+            tracing::debug!(place, "a damaged file: {said}");
+            return;
+        }
         tracing::error!(place, thread, %backtrace, "panic: {said}");
     }));
     Ok(handle)

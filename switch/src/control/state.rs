@@ -312,6 +312,19 @@ impl State {
         }
     }
 
+    /// Adds bridges that pods' ports name and that are not there, with default settings; their names.
+    pub fn add_missing_bridges(&mut self) -> BTreeSet<String> {
+        let of_pods = self.ports.values().filter(|port| port.is_volatile());
+        let missing: BTreeSet<String> = of_pods
+            .map(|port| port.spec.bridge.clone())
+            .filter(|bridge| !self.bridges.contains_key(bridge))
+            .collect();
+        for name in &missing {
+            self.bridges.insert(name.clone(), Arc::new(BridgeSpec::new(name, Owner::Cli)));
+        }
+        missing
+    }
+
     /// Takes out what refers to something that is not there: ports, routes, stations and neighbours of a bridge that
     /// the configuration no longer names, stations behind ports that are gone. Returns what went, in words.
     pub fn drop_dangling(&mut self, now: u64) -> Vec<String> {

@@ -2,11 +2,15 @@
 //! directory (a tmpfs, where fsync is free), the operator's settings in `settings.redb` of the state directory.
 //!
 //! Every commit is durable before it returns (with less, kill -9 loses acknowledged changes). A file of another format
-//! or a damaged one is moved aside, and the daemon starts without it. Values are JSON: see [`object`] for the keys.
+//! or a damaged one is moved aside; the ports' is rebuilt from its [`copies`], the settings' cannot be. Values are JSON:
+//! see [`object`] for the keys.
 
+/// From what the ports' file is rebuilt.
+mod copies;
 /// Keys and values.
 mod object;
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,6 +21,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 
 use super::state::State;
+use copies::Copies;
 pub use object::{Object, Place, changes, load as load_object};
 
 /// Number of the format: a file with another one is not read.
@@ -127,6 +132,7 @@ impl Lock {
 pub struct Store {
     ports: Base,
     settings: Base,
+    copies: Copies,
 }
 
 /// What was found at start.
@@ -134,8 +140,10 @@ pub struct Store {
 pub struct Loaded {
     /// The state without what configuration and cluster file add.
     pub state: State,
-    /// What was wrong with the files, for the log and the status.
+    /// What was wrong with the files and what became of it, for the log and the status.
     pub damaged: Vec<String>,
+    /// The operator's settings are among what is lost.
+    pub settings_lost: bool,
 }
 
 impl Store {
@@ -147,9 +155,30 @@ impl Store {
         let mut loaded = Loaded::default();
         make_dir(run_dir)?;
         make_dir(state_dir)?;
-        let ports = Base::open(run_dir.join("ports.redb"), Some(boot_id), &mut loaded)?;
-        let settings = Base::open(state_dir.join("settings.redb"), None, &mut loaded)?;
-        Ok((Store { ports, settings }, loaded))
+        let copies = Copies::new(run_dir.join("ports.d"), boot_id);
+        let (ports, found) = Base::open(run_dir.join("ports.redb"), Some(boot_id), &mut loaded.state)?;
+        let damage = match found {
+            Found::Whole => None,
+            Found::Missing => rebuild(&ports, &copies, &mut loaded.state)?
+                .map(|told| format!("{} is missing; {told}", ports.path.display())),
+            Found::Refused(what) => {
+                let told = rebuild(&ports, &copies, &mut loaded.state)?;
+                Some(format!("{what}; {}", told.unwrap_or_else(|| "no copy of a port was found".to_owned())))
+            }
+        };
+        loaded.damaged.extend(damage);
+        copies.make_equal(&of_ports(&loaded.state));
+        let (settings, found) = Base::open(state_dir.join("settings.redb"), None, &mut loaded.state)?;
+        if let Found::Refused(what) = found {
+            loaded.settings_lost = true;
+            loaded.damaged.push(format!(
+                "{what}; the operator's settings in it are lost: add bridges, ports, routes and static entries again"
+            ));
+        }
+        for message in &loaded.damaged {
+            tracing::error!("{message}");
+        }
+        Ok((Store { ports, settings, copies }, loaded))
     }
 
     /// What both files hold, read from copies in memory: nothing is written, repaired on disk, or waited for. `None`
@@ -159,8 +188,7 @@ impl Store {
         let files = [(run_dir.join("ports.redb"), Some(boot_id)), (state_dir.join("settings.redb"), None)];
         for (path, boot_id) in files {
             let bytes = fs::read(path).ok().filter(|bytes| !bytes.is_empty())?;
-            let copy = || read_copy(bytes, boot_id, &mut state);
-            catch_unwind(AssertUnwindSafe(copy)).ok()?.ok()?;
+            guarded(|| read_copy(bytes, boot_id, &mut state)).ok()?;
         }
         Some(state)
     }
@@ -200,14 +228,61 @@ impl Store {
     /// this the other way round.
     pub fn write(&self, old: &State, new: &State) -> Result<(), StoreError> {
         let changes = changes(old, new);
-        for (base, place) in [(&self.ports, Place::Ports), (&self.settings, Place::Settings)] {
-            let of_place: Vec<_> = changes.iter().filter(|change| change.place == place).collect();
+        let of = |place| changes.iter().filter(move |change| change.place == place).collect::<Vec<_>>();
+        let (ports, settings) = (of(Place::Ports), of(Place::Settings));
+        for (base, of_place) in [(&self.ports, &ports), (&self.settings, &settings)] {
             if !of_place.is_empty() {
-                base.commit(&of_place)?;
+                base.commit(of_place)?;
             }
+        }
+        if !ports.is_empty() {
+            self.copies.follow(&ports, || of_ports(new));
         }
         Ok(())
     }
+}
+
+/// Everything that the ports' file is to hold of a state.
+fn of_ports(state: &State) -> Vec<Object> {
+    let mut all = changes(&State::default(), state);
+    all.retain(|object| object.place == Place::Ports);
+    all
+}
+
+/// Puts what the copies hold into `state`, and into the new and empty file `base`; says so. `None`: there are none.
+fn rebuild(base: &Base, copies: &Copies, state: &mut State) -> Result<Option<String>, StoreError> {
+    let told = copies.load(state);
+    if told.objects == 0 && told.unreadable.is_empty() {
+        return Ok(None);
+    }
+    // An address whose port is not known could never be freed.
+    let State { ports, ipam, .. } = state;
+    let now = super::engine::unix_now();
+    ipam.leases.retain(|ip, lease| {
+        let known = ports.contains_key(&lease.port);
+        if !known {
+            ipam.quarantine.insert(*ip, now);
+        }
+        known
+    });
+    let objects = of_ports(state);
+    base.commit(&objects.iter().collect::<Vec<_>>())?;
+    let mut what = format!("{} ports were rebuilt from {}", state.ports.len(), copies.dir().display());
+    if !told.unreadable.is_empty() {
+        what.push_str(&format!(", but these copies are unreadable: {}", told.unreadable.join(", ")));
+    }
+    Ok(Some(what))
+}
+
+/// How a file was found.
+#[derive(Debug)]
+enum Found {
+    /// Good, or of an earlier boot.
+    Whole,
+    /// Not there.
+    Missing,
+    /// Of no use, and where it is now.
+    Refused(String),
 }
 
 /// One file.
@@ -219,11 +294,13 @@ struct Base {
 }
 
 impl Base {
-    fn open(path: PathBuf, boot_id: Option<&str>, loaded: &mut Loaded) -> Result<Base, StoreError> {
-        let before = loaded.state.clone();
+    /// Opens a file, or makes a new one where there is none of use; what it holds goes into `state`.
+    fn open(path: PathBuf, boot_id: Option<&str>, state: &mut State) -> Result<(Base, Found), StoreError> {
+        let before = state.clone();
         let existed = path.exists();
-        match read(&path, boot_id, &mut loaded.state) {
-            Ok(database) => return Ok(Base { path, database: Some(database) }),
+        let mut found = if existed { Found::Whole } else { Found::Missing };
+        match read(&path, boot_id, state) {
+            Ok(database) => return Ok((Base { path, database: Some(database) }, found)),
             Err(ReadError::Io(source)) => return Err(StoreError::Io { path, source }),
             Err(ReadError::InUse) => return Err(StoreError::Open { path }),
             Err(ReadError::OtherBoot) => {
@@ -233,19 +310,17 @@ impl Base {
             Err(ReadError::Damaged(message)) if existed => {
                 let aside = path.with_extension(format!("redb.damaged-{}", super::engine::unix_now()));
                 fs::rename(&path, &aside).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-                let message = format!(
-                    "{} cannot be read ({message}); it was moved to {} and weftd started without it",
+                found = Found::Refused(format!(
+                    "{} cannot be read ({message}); it was moved to {}",
                     path.display(),
                     aside.display()
-                );
-                tracing::error!("{message}");
-                loaded.damaged.push(message);
+                ));
             }
             Err(ReadError::Damaged(message)) => return Err(StoreError::Commit { path, message }),
         }
-        loaded.state = before;
-        match read(&path, boot_id, &mut loaded.state) {
-            Ok(database) => Ok(Base { path, database: Some(database) }),
+        *state = before;
+        match read(&path, boot_id, state) {
+            Ok(database) => Ok((Base { path, database: Some(database) }, found)),
             Err(ReadError::Io(source)) => Err(StoreError::Io { path, source }),
             Err(ReadError::InUse) => Err(StoreError::Open { path }),
             Err(ReadError::Damaged(message)) => Err(StoreError::Commit { path, message }),
@@ -307,9 +382,24 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
 
 /// Opens or makes a file and puts what it holds into `state`.
 fn read(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {
-    // redb asserts on some damaged pages.
-    let opened = catch_unwind(AssertUnwindSafe(|| read_unguarded(path, boot_id, state)));
-    opened.unwrap_or_else(|_| Err(ReadError::Damaged("its pages are inconsistent".into())))
+    guarded(|| read_unguarded(path, boot_id, state))
+}
+
+thread_local! {
+    static READING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while this thread reads what may be damaged: a panic says so, and is caught.
+pub fn is_reading() -> bool {
+    READING.get()
+}
+
+/// redb asserts on some damaged pages.
+fn guarded<R>(read: impl FnOnce() -> Result<R, ReadError>) -> Result<R, ReadError> {
+    READING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    READING.set(false);
+    result.unwrap_or_else(|_| Err(ReadError::Damaged("its pages are inconsistent".into())))
 }
 
 fn read_unguarded(path: &Path, boot_id: Option<&str>, state: &mut State) -> Result<Database, ReadError> {

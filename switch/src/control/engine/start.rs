@@ -105,11 +105,13 @@ pub fn start(
     // Opening the files for writing after a crash waits for the disk, often.
     // Not so in a hand-over: until all is built the other daemon forwards, and can go on if it fails.
     let in_haste = taken.is_none();
+    let mut settings_lost = false;
     let peeked = in_haste.then(|| Store::peek(&config.run_dir, &config.state_dir, &boot_id));
     let (stored, opened) = match peeked.flatten() {
         Some(stored) => (stored, None),
         None => {
             let (store, mut loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
+            settings_lost = loaded.settings_lost;
             (std::mem::take(&mut loaded.state), Some((store, loaded.damaged)))
         }
     };
@@ -121,6 +123,11 @@ pub fn start(
     displaced.into_iter().for_each(|name| {
         tracing::warn!(name, "the configuration takes this name; the operator's object of that name is gone");
     });
+    if settings_lost {
+        for bridge in state.add_missing_bridges() {
+            tracing::warn!(bridge, "made anew with default settings: pods are on it");
+        }
+    }
     for what in state.drop_dangling(unix_now()) {
         tracing::warn!(what, "refers to something that is no longer there; removed");
     }
