@@ -222,3 +222,145 @@ fn a_second_daemon_takes_over() {
         ping(&a.ns, &d.ip(), 3)
     });
 }
+
+/// Takes all that a daemon gives, says that it is ready, and dies as soon as the other one's workers have stopped.
+const DIE: &str = r#"
+import json, os, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+s.send(json.dumps({"Hello": {"protocol": 1, "state": 1, "version": "9.9.9", "counters": True}}).encode())
+fds = []
+while True:
+    text, some, _, _ = socket.recv_fds(s, 1 << 20, 64)
+    fds += some
+    if b"Go" in text:
+        break
+s.send(b'"Ready"')
+print(s.recv(1 << 20).decode())
+os._exit(9)
+"#;
+
+#[test]
+fn a_new_process_that_dies_when_the_old_one_has_stopped_is_a_crash_and_no_more() {
+    as_root(|| {
+        let mut lab = kept(1)?;
+        lab.nodes[0].expect_log("failed after this one's workers had stopped");
+        let node = &lab.nodes[0];
+        let (a, c) = (node.pod("a")?, node.pod("c")?);
+        let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(node)?);
+        let socket = node.file("run/handover.sock");
+        for round in 0..3 {
+            let pings = a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "3", "-c", "2000", &c.ip()])?;
+            // Acknowledged a moment before.
+            let late = node.pod("l")?;
+            let old = node.pid();
+            let said = node.ns.spawn("python3", &["-c", DIE, &socket.to_string_lossy()])?;
+            let (out, errors, _) = said.finish()?;
+            ensure!(out.contains("Stopped"), "{out}{errors}");
+            eventually(10, || {
+                ensure!(![0, old].contains(&node.pid()), "no new weftd");
+                ensure!(node.weft_json(&["status"])?["ready"] == true, "not ready");
+                Ok(())
+            })?;
+            ping(&a.ns, &late.ip(), 3)?;
+            let (out, errors, _) = pings.finish()?;
+            let came =
+                out.split(',').find_map(|part| part.trim().strip_suffix(" received")?.parse::<u32>().ok());
+            ensure!(came.is_some_and(|came| came + 4 >= 2000), "round {round}: {out}{errors}");
+            node.cni().del(&late.id, &late.ns.path())?;
+        }
+        ensure!(node.log().matches("ports=4 held=4").count() == 3, "{}", node.log());
+        upgrade(node)?;
+        eventually(5, || {
+            let after = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(node)?);
+            ensure!(before == after, "carriers and the keeper's descriptors: {before:?}, then {after:?}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn pods_are_added_while_upgrades_run() {
+    as_root(|| {
+        let lab = kept(1)?;
+        let node = &lab.nodes[0];
+        let first = node.pod("first")?;
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let pods = std::thread::scope(|scope| -> Result<Vec<Pod>> {
+            let adding: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| -> Result<Vec<Pod>> {
+                        let mut pods = Vec::new();
+                        // Relaxed: nothing else hangs on it.
+                        while !done.load(std::sync::atomic::Ordering::Relaxed) && pods.len() < 60 {
+                            pods.push(node.pod("p")?);
+                        }
+                        Ok(pods)
+                    })
+                })
+                .collect();
+            let upgrades = (0..5).try_for_each(|_| upgrade(node));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let mut pods = Vec::new();
+            for thread in adding {
+                pods.extend(thread.join().expect("no panic")?);
+            }
+            upgrades.map(|()| pods)
+        })?;
+        ensure!(pods.len() >= 10, "only {} pods were added", pods.len());
+        let ports = node.weft_json(&["show"])?.to_string();
+        let mut addresses = std::collections::BTreeSet::new();
+        for pod in &pods {
+            ensure!(ports.contains(&pod.id), "{} was acknowledged and is not there", pod.id);
+            ensure!(addresses.insert(pod.ip()), "{} is given twice", pod.ip());
+            ping(&first.ns, &pod.ip(), 1)?;
+        }
+        Ok(())
+    });
+}
+
+/// Counters of a node that must never go back.
+fn counted(node: &Node) -> Result<Vec<(String, u64)>> {
+    let stats = node.weft_json(&["stats"])?;
+    let totals = stats["totals"].as_object().into_iter().flatten();
+    let totals = totals.filter(|(name, _)| *name != "learned");
+    let mut all: Vec<_> = totals.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or(0))).collect();
+    for drop in stats["drops"].as_array().into_iter().flatten() {
+        all.push((format!("drops {}", drop["reason"]), drop["count"].as_u64().unwrap_or(0)));
+    }
+    for tunnel in node.weft_json(&["tunnel"])?.as_array().into_iter().flatten() {
+        for key in ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"] {
+            ensure!(tunnel[key].is_u64(), "no {key}: {tunnel}");
+            all.push((format!("peer {} {key}", tunnel["remote"]), tunnel[key].as_u64().unwrap_or(0)));
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn counters_go_on() {
+    as_root(|| {
+        let lab = kept(2)?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 100)?;
+        let _ = a.ns.sh("ping -n -c 2 -W 1 10.244.9.9");
+        for _ in 0..3 {
+            ping(&a.ns, &b.ip(), 10)?;
+            let before = counted(node)?;
+            ensure!(before.iter().any(|(name, n)| name.starts_with("drops") && *n > 0), "{before:?}");
+            upgrade(node)?;
+            let after: std::collections::BTreeMap<_, _> = counted(node)?.into_iter().collect();
+            for (name, n) in before {
+                ensure!(after.get(&name).is_some_and(|after| *after >= n), "{name}: {n}, then {after:?}");
+            }
+        }
+        ensure!(node.total("frames")? < 2000, "counted twice: {}", node.total("frames")?);
+        // A port that is gone takes its counts along.
+        node.cni().del(&a.id, &a.ns.path())?;
+        let d = node.pod("d")?;
+        let stats = node.weft_json(&["stats"])?;
+        ensure!(!stats["drops"].to_string().contains("no-route"), "{} has inherited: {stats}", d.id);
+        Ok(())
+    });
+}

@@ -11,6 +11,8 @@
 //! Until "ready" any failure leaves the old process as it was; a new one that hangs is killed, because it has the files
 //! open. After that, the service manager's new start is the way out, as after a crash.
 
+/// What was counted.
+mod counts;
 /// What the two say to each other.
 mod protocol;
 /// The new process's part.
@@ -78,6 +80,11 @@ impl Gate {
         // Whoever waits for a change waits for ever.
         std::mem::forget(sender);
         Gate(receiver)
+    }
+
+    /// Is it open?
+    pub fn is_open(&self) -> bool {
+        *self.0.borrow()
     }
 
     /// Waits until it is open.
@@ -214,7 +221,8 @@ impl Giver {
         }
         // Before it speaks: so this is the process that does.
         let process = Peer::of(peer.pid);
-        let (Message::Hello { protocol, state, version, manager: theirs }, _) = receive(to, STEP)? else {
+        let (Message::Hello { protocol, state, version, manager: theirs, counters }, _) = receive(to, STEP)?
+        else {
             return Err(HandOverError::Unexpected);
         };
         if protocol != PROTOCOL {
@@ -254,7 +262,7 @@ impl Giver {
         }
         self.dataplane.stop();
         let _ = leave.send(true);
-        if let Err(error) = self.finish(to, peer.pid) {
+        if let Err(error) = self.finish(to, peer.pid, counters) {
             tracing::error!(%error, "the new weftd failed after this one's workers had stopped; ending");
             std::process::exit(1);
         }
@@ -290,9 +298,15 @@ impl Giver {
         }
     }
 
-    fn finish(&self, to: &Connection, pid: i32) -> Result<(), HandOverError> {
+    fn finish(&self, to: &Connection, pid: i32, counters: bool) -> Result<(), HandOverError> {
         send(to, &Message::Stopped, &[])?;
         let (Message::Forwarding, _) = receive(to, STEP)? else { return Err(HandOverError::Unexpected) };
+        // Frames flow already, and nobody can ask the new one before it has been told.
+        if counters {
+            for some in counts::counted(&self.handle.view(), &self.dataplane) {
+                send(to, &Message::Counters(Box::new(some)), &[])?;
+            }
+        }
         let _ = notify(&format!("MAINPID={pid}"));
         let _ = barrier(LAST_ANSWERS);
         send(to, &Message::Left, &[])

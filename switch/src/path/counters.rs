@@ -270,6 +270,11 @@ impl Drops {
         self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
     }
 
+    /// Adds `count` frames that died of `reason`.
+    pub fn add(&mut self, reason: Reason, count: u64) {
+        self.0[reason as usize] += count;
+    }
+
     fn subtract(&mut self, other: &Drops) {
         self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum = sum.saturating_sub(count));
     }
@@ -365,6 +370,12 @@ impl PeerCounters {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Totals([u64; Total::COUNT]);
 
+impl Default for Totals {
+    fn default() -> Self {
+        Totals([0; Total::COUNT])
+    }
+}
+
 impl Totals {
     /// Sums `workers`.
     pub fn sum<C: Deref<Target = Counters>>(workers: impl IntoIterator<Item = C>) -> Self {
@@ -375,6 +386,16 @@ impl Totals {
             }
         }
         Totals(sums)
+    }
+
+    /// Adds `other`.
+    pub fn merge(&mut self, other: &Totals) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// Adds `count` to one of them.
+    pub fn add(&mut self, total: Total, count: u64) {
+        self.0[total as usize] += count;
     }
 
     /// One of them.

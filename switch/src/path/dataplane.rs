@@ -107,11 +107,25 @@ pub struct Dataplane {
     unconfined: Option<io::Error>,
 }
 
-/// What counters stood at when their slot was given to its present owner.
+/// What counters stood at when their slot was given to its present owner, and what that owner had before.
 #[derive(Debug, Default)]
 struct Bases {
     ports: HashMap<PortSlot, PortCounters>,
     peers: HashMap<PeerSlot, PeerCounters>,
+    carried: Carried,
+}
+
+/// What another process had counted before this one took over.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    /// For the node as a whole.
+    pub totals: Totals,
+    /// What died of what came by tunnels.
+    pub tunnel_drops: Drops,
+    /// By port.
+    pub ports: HashMap<PortSlot, PortCounters>,
+    /// By peer.
+    pub peers: HashMap<PeerSlot, PeerCounters>,
 }
 
 #[derive(Debug)]
@@ -259,23 +273,32 @@ impl Dataplane {
 
     /// Counts for the node as a whole.
     pub fn totals(&self) -> Totals {
-        Totals::sum(self.counters())
+        let mut sum = Totals::sum(self.counters());
+        sum.merge(&lock(&self.base).carried.totals);
+        sum
     }
 
     /// A port's counts since its slot was last [reset](Self::reset_port).
     pub fn port_counters(&self, slot: PortSlot) -> PortCounters {
-        self.raw_port(slot).since(&lock(&self.base).ports.get(&slot).copied().unwrap_or_default())
+        let base = lock(&self.base);
+        let mut counters = self.raw_port(slot).since(&base.ports.get(&slot).copied().unwrap_or_default());
+        counters.merge(&base.carried.ports.get(&slot).copied().unwrap_or_default());
+        counters
     }
 
     /// A peer's counts since its slot was last [reset](Self::reset_peer).
     pub fn peer_counters(&self, slot: PeerSlot) -> PeerCounters {
-        self.raw_peer(slot).since(&lock(&self.base).peers.get(&slot).copied().unwrap_or_default())
+        let base = lock(&self.base);
+        let mut counters = self.raw_peer(slot).since(&base.peers.get(&slot).copied().unwrap_or_default());
+        counters.merge(&base.carried.peers.get(&slot).copied().unwrap_or_default());
+        counters
     }
 
     /// What died of what came by tunnels, strangers' packets included.
     pub fn tunnel_drops(&self) -> Drops {
         let mut sum = Drops::default();
         self.counters().for_each(|counters| sum.merge(&counters.tunnel_drops()));
+        sum.merge(&lock(&self.base).carried.tunnel_drops);
         sum
     }
 
@@ -283,13 +306,17 @@ impl Dataplane {
     pub fn reset_port(&self, bridge: BridgeSlot, slot: PortSlot) {
         self.tables.forget_port(bridge, slot);
         let base = self.raw_port(slot);
-        lock(&self.base).ports.insert(slot, base);
+        let mut bases = lock(&self.base);
+        bases.ports.insert(slot, base);
+        bases.carried.ports.remove(&slot);
     }
 
     /// Lets a peer's counters start from zero: its slot gets a new owner.
     pub fn reset_peer(&self, slot: PeerSlot) {
         let base = self.raw_peer(slot);
-        lock(&self.base).peers.insert(slot, base);
+        let mut bases = lock(&self.base);
+        bases.peers.insert(slot, base);
+        bases.carried.peers.remove(&slot);
     }
 
     /// The learned stations.
@@ -327,6 +354,11 @@ impl Dataplane {
     /// thousandths; empty: not known (yet).
     pub fn load_permille(&self) -> Vec<u64> {
         lock(&self.load).permille()
+    }
+
+    /// Goes on from what another process had counted.
+    pub fn carry_on(&self, carried: Carried) {
+        lock(&self.base).carried = carried;
     }
 
     /// Takes over a station that another process had learned and last heard `age_seconds` ago.

@@ -33,7 +33,7 @@ pub mod process;
 pub mod shared;
 
 pub use counters::{Counters, Drops, PeerCounters, PortCounters, Total, Totals};
-pub use dataplane::{Dataplane, DataplaneConfig};
+pub use dataplane::{Carried, Dataplane, DataplaneConfig};
 pub use fdb::{Bounds, LearnedMac, Station};
 pub use out::Out;
 pub use process::{Forwarder, Sink};

@@ -115,9 +115,9 @@ impl Server {
             };
             match accepted {
                 Ok(connection) => {
-                    let (handle, queue) = (self.handle.clone(), self.queue.clone());
+                    let (handle, queue, gate) = (self.handle.clone(), self.queue.clone(), gate.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = serve(connection, &handle, &queue).await {
+                        if let Err(error) = serve(connection, &handle, &queue, &gate).await {
                             tracing::debug!(%error, "a CNI client went away");
                         }
                         drop(slot);
@@ -190,7 +190,7 @@ fn watched<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> 
 }
 
 /// One client from request to good-bye.
-async fn serve(connection: Connection, handle: &Handle, queue: &Path) -> io::Result<()> {
+async fn serve(connection: Connection, handle: &Handle, queue: &Path, gate: &Gate) -> io::Result<()> {
     let connection = watched(connection, Interest::READABLE | Interest::WRITABLE)?;
     let peer = connection.get_ref().peer_cred()?;
     if peer.uid != 0 {
@@ -222,6 +222,10 @@ async fn serve(connection: Connection, handle: &Handle, queue: &Path) -> io::Res
             return Ok(());
         }
     };
+    if matches!(&answer, Reply::Error(error) if error.code == code::TRY_AGAIN) && !gate.is_open() {
+        // Another process takes over. A plugin that is hung up on asks again, and is served by that one.
+        return Ok(());
+    }
     if let Reply::Error(error) = &answer {
         tracing::info!(verb, code = error.code, error = error.msg, "a CNI call failed");
     }

@@ -155,7 +155,7 @@ pub fn start(
     tracing::info!(ms, ports = live.devices().taps.len(), held = live.adopted(), "forwarding");
     // What follows may take long, and the manager asks this process for signs of life as soon as it knows of it.
     let signs = taken.map(|taken| {
-        taken.wait_until_left();
+        taken.wait_until_left(&publisher, &dataplane);
         live.speak();
         Alive::start()
     });

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use weft_api::report::{FdbEntry, NeighbourEntry};
 use weft_sys::seqpacket::{Connection, MAX_MESSAGE};
 
+use super::counts::Counts;
+
 /// Number of the protocol: another one is refused.
 pub(super) const PROTOCOL: u32 = 1;
 /// Number of the format of [`Message::Stations`] and [`Message::Neighbours`]. To one who reads another, they are not
@@ -25,6 +27,9 @@ pub(super) enum Message {
         version: String,
         #[serde(default)]
         manager: Option<String>,
+        /// I take counters.
+        #[serde(default)]
+        counters: bool,
     },
     /// Old: not with me.
     Refused { reason: String },
@@ -42,6 +47,8 @@ pub(super) enum Message {
     Stopped,
     /// New: mine forward.
     Forwarding,
+    /// Old: what I have counted, to one who takes counters.
+    Counters(Box<Counts>),
     /// Old: the service manager knows; I am gone.
     Left,
 }

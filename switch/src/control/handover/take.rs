@@ -9,7 +9,7 @@ use weft_api::report::{FdbEntry, NeighbourEntry};
 use weft_sys::seqpacket::Connection;
 
 use super::protocol::{HandOverError, Message, PROTOCOL, STATE, receive, send};
-use super::{BUILDING, STEP, manager, socket};
+use super::{BUILDING, STEP, counts, socket};
 use crate::control::publish::{PeerKey, Publisher};
 use crate::path::{Bounds, Dataplane, Station};
 use crate::table::FdbTarget;
@@ -37,8 +37,8 @@ pub fn take(run_dir: &Path) -> Result<Option<Taken>, HandOverError> {
         Err(error) => return Err(error.into()),
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let manager_of_mine = Some(manager().unwrap_or_default());
-    let hello = Message::Hello { protocol: PROTOCOL, state: STATE, version, manager: manager_of_mine };
+    let manager = Some(super::manager().unwrap_or_default());
+    let hello = Message::Hello { protocol: PROTOCOL, state: STATE, version, manager, counters: true };
     send(&from, &hello, &[])?;
     let mut taken = Taken {
         from,
@@ -56,7 +56,7 @@ pub fn take(run_dir: &Path) -> Result<Option<Taken>, HandOverError> {
             (Message::Neighbours(more), _) => taken.neighbours.extend(more),
             (Message::Refused { reason }, _) => return Err(HandOverError::Refused(reason)),
             (Message::Go { manager: theirs }, _) => {
-                taken.same_manager = theirs.is_some() && theirs == manager();
+                taken.same_manager = theirs.is_some() && theirs == super::manager();
                 return Ok(Some(taken));
             }
             _ => return Err(HandOverError::Unexpected),
@@ -127,11 +127,20 @@ impl Taken {
         let _ = send(&self.from, &Message::Forwarding, &[]);
     }
 
-    /// Waits until the service manager knows this process as the main one.
-    pub fn wait_until_left(&self) {
-        if let Err(error) = receive(&self.from, STEP) {
-            tracing::info!(%error, "the other weftd left without a word");
+    /// Takes over what the other has counted, and waits until the service manager knows this process as the main one.
+    pub fn wait_until_left(&self, publisher: &Publisher, dataplane: &Dataplane) {
+        let mut counts = Vec::new();
+        loop {
+            match receive(&self.from, STEP) {
+                Ok((Message::Counters(more), _)) => counts.push(*more),
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::info!(%error, "the other weftd left without a word");
+                    break;
+                }
+            }
         }
+        dataplane.carry_on(counts::carried(&counts, publisher));
     }
 }
 
