@@ -46,6 +46,19 @@ fn bridges_and_ports() {
         ensure!(accepted(node, "list-ports lan")? == "db\nweb", "list-ports");
         ensure!(accepted(node, "port-to-br web")? == "lan", "port-to-br");
         refused(node, "port-to-br none", "none")?;
+        let same = format!("add-port lan web netns=/run/netns/{} ip=10.9.0.1/24 guard=true", a.name());
+        accepted(node, &format!("--may-exist {same}"))?;
+        accepted(node, "--may-exist add-port lan web")?;
+        refused(node, &same, "--may-exist")?;
+        for (setting, message) in [
+            ("ip=10.9.0.3/24", "port web exists with ip=10.9.0.1/24, not 10.9.0.3/24"),
+            ("tag=7", "port web exists with tag=none, not 7"),
+            ("netns=elsewhere", "not elsewhere"),
+            ("external_ids:role=back", "external_ids:role=none, not back"),
+        ] {
+            refused(node, &format!("--may-exist add-port lan web {setting}"), message)?;
+        }
+        refused(node, "--may-exist add-port br0 web", "is on bridge lan, not br0")?;
         accepted(node, "set port web guard=false external_ids:role=front")?;
         ensure!(accepted(node, "get port web guard")? == "false", "get");
         let show = accepted(node, "show")?;
@@ -118,6 +131,11 @@ fn owners_and_bad_input() {
             ("add-port br0 p1 netns=there-is-none", "there-is-none"),
             ("add-port br0 p1 colour=red", "colour"),
             ("add-port br0 p1 ip=10.244.1.300/24", "10.244.1.300"),
+            (
+                "add-port br0 p1 ip=10.9.0.1/24",
+                "10.9.0.1 is on none of the subnets of bridge br0 (10.244.1.0/24)",
+            ),
+            ("add-port br0 p1 ip=fd00:9::1/64", "(fd00:244:0:1::/64)"),
             ("add-port br0 p1 mac=01:00:5e:00:00:01", "01:00:5e:00:00:01"),
             ("add-port br0 p1 tag=4095", "4095"),
             ("add-port br0 p1 type=vhost", "vhost"),

@@ -3,6 +3,8 @@
 //! `may_exist` and `if_exists` mean what they mean to ovs-vsctl. Every object has an owner; changing another's is
 //! refused, naming it. An error names the index of the command that failed.
 
+/// Is an existing port what is asked for?
+mod existing;
 /// Checks of a port's spec.
 mod port;
 /// `set bridge` and `set port`.
@@ -161,7 +163,7 @@ fn add_port(state: &mut State, spec: PortSpec, may_exist: bool) -> Result {
                 spec.name, there.spec.bridge, spec.bridge
             )))
         } else {
-            Ok(Outcome::Unchanged)
+            existing::check(there, &spec).map(|()| Outcome::Unchanged)
         };
     }
     if state.bridges.contains_key(&spec.name) {
@@ -175,6 +177,7 @@ fn add_port(state: &mut State, spec: PortSpec, may_exist: bool) -> Result {
     let name = spec.name.clone();
     state.put_port(PortRecord::new(spec));
     check_port(state, &name)?;
+    port::check_subnets(state, &name)?;
     Ok(Outcome::Done)
 }
 

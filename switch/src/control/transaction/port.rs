@@ -53,6 +53,31 @@ pub(super) fn holder<'a>(state: &'a State, bridge: &str, ip: IpAddr) -> Option<&
     ports.find(|port| port.spec.ips.iter().any(|net| net.addr() == ip)).map(|port| port.spec.name.as_str())
 }
 
+/// Are the operator's addresses of a port on the bridge's subnets, those of its gateways? One that is not can reach
+/// nobody by the router. A family without a gateway has no subnet to be on.
+///
+/// # Errors
+/// [`Code::Invalid`], naming the subnets.
+pub(super) fn check_subnets(state: &State, name: &str) -> Result<()> {
+    let Some(spec) = state.ports.get(name).map(|port| &port.spec) else { return Ok(()) };
+    let Some(bridge) = state.bridges.get(&spec.bridge) else { return Ok(()) };
+    for ip in &spec.ips {
+        let of_family =
+            bridge.gateways.iter().filter(|gateway| gateway.addr().is_ipv4() == ip.addr().is_ipv4());
+        let subnets: Vec<_> = of_family.map(|gateway| gateway.trunc()).collect();
+        if !subnets.is_empty() && !subnets.iter().any(|subnet| subnet.contains(&ip.addr())) {
+            let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+            return Err(invalid(format!(
+                "{} is on none of the subnets of bridge {} ({})",
+                ip.addr(),
+                spec.bridge,
+                subnets.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn common(spec: &PortSpec) -> Result<()> {
     let trunks: BTreeSet<_> = spec.trunks.iter().collect();
     if trunks.len() != spec.trunks.len() {

@@ -78,6 +78,9 @@ pub(super) fn port(state: &mut State, name: &str, key: &str, value: &str) -> Res
         return Ok(Outcome::Unchanged);
     }
     check_port(state, name)?;
+    if key == "ips" {
+        super::port::check_subnets(state, name)?;
+    }
     Ok(Outcome::Done)
 }
 
