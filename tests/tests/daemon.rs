@@ -303,3 +303,55 @@ fn busy_workers_are_told() {
         })
     });
 }
+
+#[test]
+fn a_bad_configuration_is_told_until_a_good_one_comes() {
+    as_root(|| {
+        let mut lab = one()?;
+        let node = &mut lab.nodes[0];
+        node.expect_log("configuration is bad");
+        let hang_up = |text: &str| -> Result<()> {
+            fs::write(node.file("weft.toml"), text)?;
+            weft_tests::ns::signal(node.pid(), rustix::process::Signal::HUP)
+        };
+        let degraded = || node.weft(&["status"]);
+        for (bad, told) in [
+            ("spin_us = 50\nflood_pps = \"all\"\n", "weft.toml:2: flood_pps: invalid type"),
+            ("mtu = 70000\n", "weft.toml:1: mtu is 70000; expected 1280 to 65521 bytes"),
+        ] {
+            hang_up(bad)?;
+            eventually(5, || {
+                let status = degraded()?;
+                ensure!(
+                    status.contains("the running configuration stays in force") && status.contains(told),
+                    "{status}"
+                );
+                Ok(())
+            })?;
+        }
+        hang_up("flood_pps = 500\n")?;
+        eventually(5, || {
+            let status = degraded()?;
+            ensure!(!status.contains("stays in force"), "{status}");
+            Ok(())
+        })?;
+        ensure!(
+            node.weft(&["get", "bridge", "br0", "flood_pps"])?.trim() == "500",
+            "the good one is not in force"
+        );
+        // And without a daemon: the key, the file, the line.
+        for (bad, told) in [
+            ("vni = 1\nsocket_group = \"no-such-group\"\n", "weft.toml:2: socket_group is `no-such-group`"),
+            ("\n\nunderlay = \"somewhere\"\n", "weft.toml:3: underlay: invalid IP address"),
+            ("log_level = \"a=b=c\"\n", "weft.toml:1: log_level is `a=b=c`"),
+        ] {
+            fs::write(node.file("weft.toml"), bad)?;
+            let mut check = node.weftd();
+            let output = check.arg("--check").output()?;
+            let said = text(&output.stderr);
+            ensure!(output.status.code() == Some(1) && said.contains(told), "{bad}: {said}");
+        }
+        fs::write(node.file("weft.toml"), "")?;
+        Ok(())
+    });
+}

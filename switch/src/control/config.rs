@@ -329,6 +329,22 @@ impl Config {
         Ok(config)
     }
 
+    /// What is wrong with a value that only the daemon's surroundings tell to be so: `value` of `key`.
+    pub fn wrong(&self, key: &'static str, value: &str, message: String) -> ConfigError {
+        let file =
+            self.file.as_ref().and_then(|path| Some(File { path: path.clone(), text: read(path).ok()? }));
+        let found = file.and_then(|file| {
+            let line = file.line_of(key)?;
+            // A flag or variable may have hidden it.
+            let is_it = file.text.lines().nth(line - 1).is_some_and(|text| text.contains(value));
+            is_it.then_some((file.path, line))
+        });
+        match found {
+            Some((path, line)) => ConfigError::Line { path, line, message },
+            None => ConfigError::Flag { key, message },
+        }
+    }
+
     fn ranges(&self, check: &Check<'_>) -> Result<(), ConfigError> {
         let bad = |key, message: String| Err(check.wrong(key, message));
         if self.workers > MAX_WORKERS {
@@ -408,11 +424,25 @@ struct File {
 
 impl File {
     fn parse(&self) -> Result<Settings, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| ConfigError::Line {
-            path: self.path.clone(),
-            line: error.span().map_or(1, |span| self.line_at(span.start)),
-            message: error.message().trim().replace('\n', ", "),
+        toml::from_str(&self.text).map_err(|error| {
+            let line = error.span().map_or(1, |span| self.line_at(span.start));
+            let message = error.message().trim().replace('\n', ", ");
+            // The parser tells of a bad value what it is, not whose.
+            let message = match self.key_at(line) {
+                Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
+                _ => message,
+            };
+            ConfigError::Line { path: self.path.clone(), line, message }
         })
+    }
+
+    /// The key whose value stands in `line`, counted from 1: the last one set up to there.
+    fn key_at(&self, line: usize) -> Option<&str> {
+        let is_key = |key: &&str| {
+            !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        };
+        let keys = self.text.lines().take(line).filter_map(|line| Some(line.split_once('=')?.0.trim()));
+        keys.filter(is_key).last()
     }
 
     fn line_at(&self, offset: usize) -> usize {

@@ -320,6 +320,9 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, "the configuration is bad; the running one stays in force");
+            if let Err(error) = handle.send(Job::BadConfig(error.to_string())) {
+                tracing::warn!(%error, "SIGHUP");
+            }
             return;
         }
     };
@@ -437,7 +440,9 @@ fn raise_descriptor_limit() {
 
 /// Who may use the control socket.
 fn access(config: &Config) -> anyhow::Result<Access> {
-    Ok(Access { group: config.socket_group.as_deref().map(group_id).transpose()? })
+    let wrong = |name: &str, error: anyhow::Error| config.wrong("socket_group", name, format!("{error:#}"));
+    let id = |name: &str| group_id(name).map_err(|error| wrong(name, error));
+    Ok(Access { group: config.socket_group.as_deref().map(id).transpose()? })
 }
 
 /// The number of a group: by name from `/etc/group`, or as it stands.

@@ -133,6 +133,8 @@ pub enum Job {
     Cluster(Result<Cluster, String>),
     /// The configuration was read again.
     Config(Box<super::config::Config>),
+    /// The configuration was read again and is bad: what is wrong with it.
+    BadConfig(String),
     /// Stop: the thread ends when its turn comes.
     Stop,
 }

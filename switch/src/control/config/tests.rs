@@ -16,7 +16,7 @@ fn load(text: &str, flags: &[&str]) -> Result<Config, String> {
 fn errors_name_file_line_and_what_is_expected() {
     for (text, expected) in [
         ("bridge = \"br0\"\nspim_us = 5\n", "/weft.toml:2: unknown field `spim_us`, expected one of"),
-        ("\nworkers = \"two\"\n", "/weft.toml:2: invalid type: string \"two\", expected usize"),
+        ("\nworkers = \"two\"\n", "/weft.toml:2: workers: invalid type: string \"two\", expected usize"),
         ("# x\nworkers = 65\n", "/weft.toml:2: workers is 65; expected 1 to 64"),
         ("spin_us = 5000", "/weft.toml:1: spin_us is 5000; expected 0 to 200 microseconds"),
         ("vni = 0", "/weft.toml:1: vni is 0; expected 1 to 16777215"),
@@ -25,11 +25,19 @@ fn errors_name_file_line_and_what_is_expected() {
             "pod_cidrs = [\"10.0.0.1/24\"]",
             "/weft.toml:1: pod_cidrs is 10.0.0.1/24 has host bits set; expected 10.0.0.0/24",
         ),
-        ("pod_cidrs = [\n  \"10.0.0.0/33\"]", "/weft.toml:2: invalid IP address syntax"),
-        ("log = \"xml\"", "/weft.toml:1: unknown variant `xml`, expected `text` or `json`"),
+        ("pod_cidrs = [\n  \"10.0.0.0/33\"]", "/weft.toml:2: pod_cidrs: invalid IP address syntax"),
+        ("log = \"xml\"", "/weft.toml:1: log: unknown variant `xml`, expected `text` or `json`"),
         ("bridge = \"a/b\"", "/weft.toml:1: bridge is `a/b`; expected a name of 1 to 15 characters"),
         ("run_dir = \"here\"", "/weft.toml:1: run_dir is `here`; expected an absolute path"),
-        ("bridge = ", "/weft.toml:1: "),
+        ("bridge = ", "/weft.toml:1: bridge: "),
+        (
+            "# mtu\nvni = 70000000000\n",
+            "/weft.toml:2: vni: invalid value: integer `70000000000`, expected u32",
+        ),
+        ("masquerade = \"no\"", "/weft.toml:1: masquerade: invalid type: string \"no\", expected a boolean"),
+        ("vni = 1\n\nvni = 2", "/weft.toml:3: vni: duplicate key"),
+        ("underlay = \"here\"", "/weft.toml:1: underlay: invalid IP address syntax"),
+        ("gateways = [\n  # no host\n  7]", "/weft.toml:3: gateways: invalid type: integer `7`, expected"),
     ] {
         let error = load(text, &[]).unwrap_err();
         assert!(error.starts_with(expected), "{text:?}: {error}");

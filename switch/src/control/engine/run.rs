@@ -39,6 +39,8 @@ pub struct Engine {
     pub(super) view: Arc<ArcSwap<View>>,
     pub(super) cluster: Option<Cluster>,
     pub(super) cluster_error: Option<String>,
+    /// What is wrong with the configuration file's latest edit.
+    pub(super) config_error: Option<String>,
     /// What is wrong for as long as this process lives.
     pub(super) lasting: Vec<String>,
     pub(super) ticks: u64,
@@ -63,6 +65,10 @@ impl Engine {
                 Job::Network => self.network(),
                 Job::Cluster(cluster) => self.cluster(cluster),
                 Job::Config(config) => self.configure(*config),
+                Job::BadConfig(error) => {
+                    self.config_error = Some(error);
+                    self.show();
+                }
                 Job::Stop => break,
             }
         }
@@ -268,6 +274,8 @@ impl Engine {
         if !self.store.is_open() {
             degraded.push("nothing can be changed: another process has the state's files".to_owned());
         }
+        let bad = |error: &String| format!("the running configuration stays in force: {error}");
+        degraded.extend(self.config_error.as_ref().map(bad));
         degraded.extend(self.live.degraded(&self.state));
         let file = self.cluster.is_some() || self.config.cluster_is_told;
         let file = file.then(|| self.config.cluster.display().to_string());
@@ -397,6 +405,7 @@ impl Engine {
             flood_pps,
             ..
         } = config;
+        self.config_error = None;
         let before = self.config.clone();
         self.config = Config {
             node,

@@ -182,6 +182,7 @@ pub fn start(
         view: Arc::clone(&handle.view),
         cluster,
         cluster_error: None,
+        config_error: None,
         lasting: damaged,
         ticks: 0,
     };
