@@ -127,8 +127,18 @@ async fn add(handle: &Handle, attach: Attach, pod: Pod) -> Result<Added, VerbErr
         Ipam::BuiltIn { .. } => Vec::new(),
     };
     let netns = PodNetns { netns: pod.netns, dir: Some(pod.dir), record };
-    let edit = move |draft: &mut Draft| wire(draft, attach, netns);
-    let (port, _) = handle.edit("cni add", HangUp::RollBack, edit).await?;
+    let attempt = || {
+        let (attach, netns) = (attach.clone(), netns.clone());
+        handle.edit("cni add", HangUp::RollBack, move |draft: &mut Draft| wire(draft, attach, netns))
+    };
+    let port = match attempt().await {
+        // The call of a plugin that was killed was still under way when this one came; runtimes make one at a time.
+        Err(VerbError::Cni(error)) if error.code == code::TRY_AGAIN => {
+            del(handle, attach.attachment.clone()).await?;
+            attempt().await?.0
+        }
+        result => result?.0,
+    };
     Ok(added(&port, &delegated))
 }
 
