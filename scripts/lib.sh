@@ -112,6 +112,8 @@ wait_for() {
 kill_pid() {
 	local pid=$1 i
 	kill "$pid" 2>/dev/null || return 0
+	# One that was stopped hears it only when it goes on.
+	kill -CONT "$pid" 2>/dev/null || true
 	for ((i = 0; i < 100; i++)); do
 		kill -0 "$pid" 2>/dev/null || return 0
 		sleep 0.05
