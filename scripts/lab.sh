@@ -3,7 +3,7 @@
 #
 # usage: lab.sh up TOPOLOGY [options]   make one; prints what can be done with it
 #        lab.sh down [--lab NAME]       remove it, whatever is left of it
-#        lab.sh exec WHERE COMMAND...   run a command: WHERE is n1 (a node) or n1/pod1 (a pod)
+#        lab.sh exec [--lab NAME] WHERE COMMAND...   run a command: WHERE is n1 (a node) or n1/pod1 (a pod)
 #        lab.sh list                    labs that are up, with their nodes, pods and addresses
 #        lab.sh topologies              what can be made
 #

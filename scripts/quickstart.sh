@@ -21,9 +21,9 @@ main() {
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--keep) KEEP=1 ;;
-		--json) JSON=${2:?} && shift ;;
-		--rounds) ROUNDS=${2:?} && shift ;;
-		--seconds) SECONDS_EACH=${2:?} && shift ;;
+		--json) JSON=${2:?"$1 takes a value"} && shift ;;
+		--rounds) ROUNDS=${2:?"$1 takes a value"} && shift ;;
+		--seconds) SECONDS_EACH=${2:?"$1 takes a value"} && shift ;;
 		-h | --help) usage_of "$0" && exit ;;
 		*) die "unknown argument $1 (see --help)" ;;
 		esac

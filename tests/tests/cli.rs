@@ -178,6 +178,10 @@ fn tables_and_statistics() {
         let out = a.ns.sh("ping -n -c 1 -W 1 10.99.0.1 2>&1 || true")?;
         ensure!(out.to_lowercase().contains("unreachable"), "{out}");
         accepted(node, "route del br0 10.99.0.0/16")?;
+        for table in ["fdb show", "route show", "neigh show"] {
+            refused(node, &format!("{table} nope"), "no bridge is named nope")?;
+        }
+        refused(node, "tunnel nope", "no peer is nope")?;
         for verb in [
             "show",
             "status",

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use weft_api::report::FdbEntry;
 use weft_api::{Command, MacAddr, VlanId, paths};
 
-use super::Verb;
+use super::{Verb, bridge};
 use crate::render;
 use crate::session::{Exit, Session, UsageError};
 
@@ -91,6 +91,9 @@ impl Verb for Fdb {
 
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
         let Action::Show { bridge } = &self.action else { return Ok(Exit::Ok) };
+        if let Some(name) = bridge {
+            bridge::find(session, name)?;
+        }
         let mut entries: Vec<FdbEntry> = session.get(paths::FDB)?;
         entries.retain(|entry| bridge.as_ref().is_none_or(|name| *name == entry.bridge));
         entries.sort_by(|a, b| (&a.bridge, a.vlan, a.mac).cmp(&(&b.bridge, b.vlan, b.mac)));

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use weft_api::report::NeighbourEntry;
 use weft_api::{Command, MacAddr, paths};
 
-use super::Verb;
+use super::{Verb, bridge};
 use crate::render;
 use crate::session::{Exit, Session, UsageError};
 
@@ -67,6 +67,9 @@ impl Verb for Neigh {
 
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
         let Action::Show { bridge } = &self.action else { return Ok(Exit::Ok) };
+        if let Some(name) = bridge {
+            bridge::find(session, name)?;
+        }
         let mut entries: Vec<NeighbourEntry> = session.get(paths::NEIGHBOURS)?;
         entries.retain(|entry| bridge.as_ref().is_none_or(|name| *name == entry.bridge));
         entries.sort_by(|a, b| (&a.bridge, a.ip).cmp(&(&b.bridge, b.ip)));

@@ -8,7 +8,7 @@ use weft_api::report::RouteEntry;
 use weft_api::transaction::{RouteSpec, Via};
 use weft_api::{Command, MacAddr, Owner, Vni, paths};
 
-use super::Verb;
+use super::{Verb, bridge};
 use crate::render;
 use crate::session::{Exit, Session, UsageError};
 
@@ -87,6 +87,9 @@ impl Verb for Route {
 
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
         let Action::Show { bridge } = &self.action else { return Ok(Exit::Ok) };
+        if let Some(name) = bridge {
+            bridge::find(session, name)?;
+        }
         let mut routes: Vec<RouteEntry> = session.get(paths::ROUTES)?;
         routes.retain(|route| bridge.as_ref().is_none_or(|name| *name == route.bridge));
         routes.sort_by(|a, b| (&a.bridge, a.dst).cmp(&(&b.bridge, b.dst)));

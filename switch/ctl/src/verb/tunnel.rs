@@ -25,6 +25,11 @@ impl Verb for Tunnel {
                 .as_ref()
                 .is_none_or(|peer| entry.node.as_ref() == Some(peer) || entry.remote.to_string() == *peer)
         });
+        if let Some(name) = &self.peer
+            && peers.is_empty()
+        {
+            anyhow::bail!("no peer is {name}; `weft tunnel` lists them");
+        }
         peers.sort_by_key(|peer| (peer.vni, peer.remote, peer.udp_port));
         session.print(&peers, |peers| text(peers));
         Ok(Exit::Ok)
