@@ -93,7 +93,7 @@ impl Event {
 
 fn config(lab: &Lab) -> anyhow::Result<()> {
     let netns = format!("netns={}", lab.namespace_name(Place::Pod(1, 2)));
-    lab.weft(&["add-port", "br0", PORT, &netns, "ifname=chaos0", "ip=192.0.2.9/32", "gateway=none"])?;
+    lab.weft(&["add-port", "br0", PORT, &netns, "ifname=chaos0", "ip=10.244.1.250/32", "gateway=none"])?;
     lab.weft(&["set", "port", PORT, "tag=5", "external_ids:by=chaos"])?;
     lab.weft(&["add-br", BRIDGE])?;
     lab.weft(&["set", "bridge", BRIDGE, "ageing-seconds=60"])?;

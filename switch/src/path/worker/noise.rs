@@ -11,6 +11,9 @@ use crate::mem::BATCH;
 const SHARE: u64 = 8;
 /// A port that was quiet may make noise for this long at once, in nanoseconds.
 const BURST_NS: u64 = 500_000;
+/// A frame is charged for no more than this, nanoseconds: what a turn takes beyond it is time in which the worker did not
+/// run, which is not the port's fault.
+const MOST_PER_FRAME: u64 = 4_000;
 /// Frames in a turn of a noisy port: some tens of microseconds, for which the others wait.
 const NOISY_BATCH: usize = 8;
 
@@ -48,7 +51,8 @@ impl Noise {
         self.is_noisy = misses * 2 > frames;
         if self.is_noisy {
             let from = self.used_until.max(begun.saturating_sub(BURST_NS * SHARE));
-            self.used_until = from + end().saturating_sub(begun) * SHARE;
+            let took = end().saturating_sub(begun).min(frames as u64 * MOST_PER_FRAME);
+            self.used_until = from + took * SHARE;
         }
     }
 }
@@ -84,6 +88,13 @@ mod tests {
         let quiet = start + 2 * second;
         assert_eq!(noise.rests_until(quiet), None);
         assert_eq!(turns(&mut noise, quiet, BURST_NS), BURST_NS / TURN, "all at once");
+    }
+
+    #[test]
+    fn time_in_which_the_worker_did_not_run_is_not_charged() {
+        let (mut noise, now) = (Noise::default(), 1_000_000_000_000);
+        noise.account((1, 1), now, || now + 3_000_000);
+        assert_eq!(noise.rests_until(now), None);
     }
 
     #[test]
