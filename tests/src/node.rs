@@ -173,6 +173,11 @@ impl Node {
     pub fn kill_kept(&mut self) -> Result<()> {
         let old = self.pid();
         signal(old, Signal::KILL)?;
+        self.wait_for_another(old)
+    }
+
+    /// Waits until another daemon than `old` is ready under the keeper.
+    pub fn wait_for_another(&self, old: u32) -> Result<()> {
         eventually(10, || {
             ensure!(![0, old].contains(&self.pid()), "no new weftd");
             ensure!(self.weft_json(&["status"])?["ready"] == true, "not ready");

@@ -210,11 +210,7 @@ fn the_keeper_restarts_on_demand() {
         for _ in 0..2 {
             let old = node.pid();
             signal(node.keeper_pid(), Signal::USR1)?;
-            eventually(10, || {
-                ensure!(![0, old].contains(&node.pid()), "no new weftd");
-                ensure!(node.weft_json(&["status"])?["ready"] == true, "not ready");
-                Ok(())
-            })?;
+            node.wait_for_another(old)?;
             ping(&a.ns, &c.ip(), 5)?;
         }
         ensure!(node.log().matches("ports=3 held=3").count() == 2, "{}", node.log());

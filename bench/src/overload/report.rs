@@ -3,23 +3,16 @@
 use serde::Serialize;
 
 use super::{Flood, Row, Turn};
+use crate::chaos::report::Summary as Event;
+use crate::histogram::median;
 
-/// Figures of one flood, as they go into the JSON file: the keys of an event, with round trips for packets, and further
-/// ones. Medians are over the turns.
+/// Figures of one flood, as they go into the JSON file: those of an event, with requests between the other pods in place
+/// of packets, round trips in place of blocked times, and no connections; and further ones.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Summary {
-    /// The flood's name behind `overload-`.
-    pub event: String,
-    /// Turns of each side.
-    pub rounds: usize,
-    /// Connections are not part of it: 0.
-    pub connections_broken: usize,
-    /// Requests between the other pods without a response, weft.
-    pub packets_lost: u64,
-    /// Median of the turns' longest round trips, weft.
-    pub blocked_ms_p50: f64,
-    /// The longest round trip, weft.
-    pub blocked_ms_max: f64,
+    /// What weft did, as of an event; its name is the flood's behind `overload-`.
+    #[serde(flatten)]
+    pub event: Event,
     /// What weft did.
     pub weft: Figures,
     /// What the kernel's bridge did.
@@ -49,12 +42,14 @@ impl Row {
         let longest = |turn: &Turn| turn.answers.latency.max_us / 1000.0;
         let (weft, kernel) = (Figures::of(&self.weft), Figures::of(&self.kernel));
         Summary {
-            event: format!("overload-{}", name(self.flood)),
-            rounds: self.weft.len(),
-            connections_broken: 0,
-            packets_lost: weft.lost,
-            blocked_ms_p50: hundredths(median(&self.weft, longest)),
-            blocked_ms_max: hundredths(self.weft.iter().map(longest).fold(0.0, f64::max)),
+            event: Event {
+                event: format!("overload-{}", name(self.flood)),
+                rounds: self.weft.len(),
+                connections_broken: 0,
+                packets_lost: weft.lost,
+                blocked_ms_p50: hundredths(of_turns(&self.weft, longest)),
+                blocked_ms_max: hundredths(self.weft.iter().map(longest).fold(0.0, f64::max)),
+            },
             weft,
             kernel,
             p99_ratio: hundredths(weft.p99_us / kernel.p99_us),
@@ -67,9 +62,9 @@ impl Figures {
         Figures {
             requests: turns.iter().map(|turn| turn.answers.requests).sum(),
             lost: turns.iter().map(|turn| turn.answers.lost).sum(),
-            p50_us: hundredths(median(turns, |turn| turn.answers.latency.p50_us)),
-            p99_us: hundredths(median(turns, |turn| turn.answers.latency.p99_us)),
-            flood_per_second: median(turns, |turn| turn.flood_per_second).round(),
+            p50_us: hundredths(of_turns(turns, |turn| turn.answers.latency.p50_us)),
+            p99_us: hundredths(of_turns(turns, |turn| turn.answers.latency.p99_us)),
+            flood_per_second: of_turns(turns, |turn| turn.flood_per_second).round(),
         }
     }
 }
@@ -121,15 +116,8 @@ fn name(flood: Flood) -> &'static str {
 }
 
 /// Median over the turns; 0 without any.
-fn median(turns: &[Turn], of: impl Fn(&Turn) -> f64) -> f64 {
-    let mut values: Vec<f64> = turns.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        len if len % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
+fn of_turns(turns: &[Turn], of: impl Fn(&Turn) -> f64) -> f64 {
+    median(turns.iter().map(of)).unwrap_or(0.0)
 }
 
 fn hundredths(value: f64) -> f64 {
@@ -154,9 +142,10 @@ mod tests {
         let weft = vec![turn(0, 100.0), turn(1, 300.0), turn(0, 200.0)];
         let row = Row { flood: Flood::Flows, weft, kernel: vec![turn(0, 100.0), turn(0, 300.0)] };
         let summary = row.summary();
-        assert_eq!((summary.event.as_str(), summary.rounds, summary.packets_lost), ("overload-flows", 3, 1));
+        let event = &summary.event;
+        assert_eq!((event.event.as_str(), event.rounds, event.packets_lost), ("overload-flows", 3, 1));
         assert_eq!((summary.weft.p99_us, summary.kernel.p99_us, summary.p99_ratio), (200.0, 200.0, 1.0));
-        assert_eq!((summary.blocked_ms_p50, summary.blocked_ms_max), (2.0, 3.0));
+        assert_eq!((event.blocked_ms_p50, event.blocked_ms_max), (2.0, 3.0));
         assert_eq!(body(&row).split_whitespace().next_back(), Some("1.00"));
         assert_eq!(head().lines().count(), 2);
     }

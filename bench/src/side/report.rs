@@ -8,6 +8,7 @@ use plotters::prelude::*;
 use serde::Serialize;
 
 use super::measure::Value;
+use crate::histogram::median;
 
 /// The switch that is measured against the others, and the one that ratios are made with.
 const OURS: &str = "weft";
@@ -44,16 +45,10 @@ struct Entry<'a> {
 
 impl Row {
     fn spread(&self, peer: &str) -> Option<[f64; 3]> {
-        let mut sorted = self.samples.get(peer)?.clone();
-        sorted.sort_by(f64::total_cmp);
-        let (low, high) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            f64::midpoint(sorted[middle - 1], sorted[middle])
-        };
-        Some([low, median, high])
+        let samples = self.samples.get(peer)?;
+        let (low, high) =
+            samples.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+        Some([low, median(samples.iter().copied())?, high])
     }
 
     fn median(&self, peer: &str) -> Option<f64> {

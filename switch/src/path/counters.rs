@@ -56,7 +56,7 @@ totals! {
     CacheHits = "cache_hits",
     /// Frames that were looked at one by one.
     CacheMisses = "cache_misses",
-    /// Places of the flow caches that are taken.
+    /// Places of the flow caches that are taken: none is ever given back, so it only grows, too.
     CacheEntries = "cache_entries",
     /// Cached flows that had to make room for others.
     CacheEvictions = "cache_evictions",

@@ -4,12 +4,12 @@
 //! more than that is *busy*, and the busy ones take turns until they say that nothing is left. In a round every fresh
 //! source has its turn, then one busy source, then the kernel is asked who else is ready: a quiet port waits for one
 //! batch of a busy one, however many are busy, and a busy one for one batch of each quiet one. A port whose frames are
-//! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*. With nothing
-//! ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40 microseconds
+//! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*, if others are at work. With
+//! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40 microseconds
 //! or more), but not while bulk frames pass: then the other CPUs have better use for the time. Then it sleeps without
 //! a timeout: an idle switch does nothing.
 //!
-//! The clock is read here and nowhere else on the fast path, once per batch.
+//! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 
 mod noise;
 mod sources;
@@ -97,6 +97,7 @@ pub(super) fn run(
         last_work: now,
         last_bulk: 0,
         last_rest: 0,
+        last_quiet: 0,
         last_tick: now,
         last_poll: now,
     }
@@ -139,6 +140,8 @@ struct Worker {
     last_work: u64,
     last_bulk: u64,
     last_rest: u64,
+    /// When a source last had a turn without noise.
+    last_quiet: u64,
     last_tick: u64,
     last_poll: u64,
 }
@@ -299,7 +302,7 @@ impl Worker {
         self.now = monotonic_ns();
         let mut most = BATCH;
         if let Some(noise) = self.sources.noise(index) {
-            if let Some(until) = noise.rests_until(self.now) {
+            if let Some(until) = noise.rests_until(self.now, self.last_quiet) {
                 self.resting.push((until, index));
                 self.last_rest = self.now;
                 return false;
@@ -311,8 +314,13 @@ impl Worker {
         let frames = self.batch.len();
         if frames > 0 {
             let misses = self.forward();
-            if let Some(noise) = self.sources.noise(index) {
+            let noise = self.sources.noise(index);
+            let is_noisy = noise.is_some_and(|noise| {
                 noise.account((frames, misses), self.now, monotonic_ns);
+                noise.is_noisy()
+            });
+            if !is_noisy {
+                self.last_quiet = self.now;
             }
         }
         match rx {

@@ -177,9 +177,7 @@ impl UdpSocket {
         let mut received = Received { len, from, segment: None, ecn: 0 };
         for message in cmsg::Decoder::new(&control[..control_len]) {
             match (message.level, message.kind) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    received.segment = message.int().and_then(|v| u16::try_from(v).ok()).filter(|&v| v != 0);
-                }
+                (libc::SOL_UDP, libc::UDP_GRO) => received.segment = segment(&message),
                 (libc::SOL_IP, libc::IP_TOS) | (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
                     received.ecn = message.int().map_or(0, |v| (v & 3) as u8);
                 }
@@ -251,9 +249,7 @@ impl UdpSocket {
             let control = &control[..header.msg_hdr.msg_controllen];
             let segment = cmsg::Decoder::new(control)
                 .find(|message| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO))
-                .and_then(|message| message.int())
-                .and_then(|size| u16::try_from(size).ok())
-                .filter(|&size| size != 0);
+                .and_then(|message| segment(&message));
             *shape = (header.msg_len as usize, segment);
         }
         Ok(())
@@ -397,6 +393,11 @@ const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// Room for the messages that [`UdpSocket::set_options`] turns on, and one more.
 const CONTROL_IN: usize = 3 * cmsg::space(4);
 
+/// What a `UDP_GRO` message says: the length of the datagrams in a run.
+fn segment(message: &cmsg::Message<'_>) -> Option<u16> {
+    message.int().and_then(|size| u16::try_from(size).ok()).filter(|&size| size != 0)
+}
+
 /// The forced option needs CAP_NET_ADMIN; the plain one is silently capped at `net.core.?mem_max`.
 fn grow_buffers(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
     sockopt::set_socket_recv_buffer_size_force(fd, bytes)
@@ -456,7 +457,7 @@ impl RawAddr {
         }
     }
 
-    /// No address yet.
+    /// No address: for [`RawAddr::new`]'s, or for the kernel's.
     const ANY: Self = Self {
         v6: libc::sockaddr_in6 {
             sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
@@ -466,12 +467,6 @@ impl RawAddr {
             sin6_scope_id: 0,
         },
     };
-
-    /// An all-zero address for the kernel to fill.
-    fn empty() -> Self {
-        let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
-        Self::new(SocketAddr::V6(any)).0
-    }
 
     /// What the kernel wrote, `len` bytes of it.
     fn get(&self, len: libc::socklen_t) -> io::Result<SocketAddr> {
@@ -539,7 +534,7 @@ fn recv_message(
     buf: &mut [u8],
     control: &mut [u8],
 ) -> io::Result<(usize, SocketAddr, usize)> {
-    let mut name = RawAddr::empty();
+    let mut name = RawAddr::ANY;
     let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
     let mut header = empty_header();
     header.msg_name = (&raw mut name).cast();

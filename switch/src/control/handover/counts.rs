@@ -45,8 +45,14 @@ struct Row {
 /// All counts, in portions of a message each.
 pub(super) fn counted(view: &View, dataplane: &Dataplane) -> Vec<Counts> {
     let totals = dataplane.totals();
+    // The new process's caches begin empty.
+    let go_on = |total: &Total| *total != Total::CacheEntries;
     let mut all = vec![Counts {
-        totals: totals.iter().map(|(total, count)| (total.name().to_owned(), count)).collect(),
+        totals: totals
+            .iter()
+            .filter(|(total, _)| go_on(total))
+            .map(|(total, count)| (total.name().to_owned(), count))
+            .collect(),
         tunnel_drops: named(&dataplane.tunnel_drops()),
         ..Counts::default()
     }];

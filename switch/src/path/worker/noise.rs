@@ -1,8 +1,8 @@
 //! What keeps a port that makes noise from the time of others.
 //!
 //! Noise is batches of which most frames no cached flow knows: new flows, broadcasts, frames that are dropped for what
-//! they are. A port may make as much as it likes while that takes less than a share of the worker's time; beyond, it
-//! rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
+//! they are. A port may make as much as it likes while nobody else is at work, or while it takes less than a share of the
+//! worker's time; beyond, it rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
 //! expense, as every full queue does. Traffic of known flows is no noise, whatever its rate.
 
 use crate::mem::BATCH;
@@ -11,6 +11,8 @@ use crate::mem::BATCH;
 const SHARE: u64 = 8;
 /// A port that was quiet may make noise for this long at once, in nanoseconds.
 const BURST_NS: u64 = 500_000;
+/// Others are at work if one had a turn without noise within this time, nanoseconds.
+const QUIET_NS: u64 = 10_000_000;
 /// A frame is charged for no more than this, nanoseconds: what a turn takes beyond it is time in which the worker did not
 /// run, which is not the port's fault.
 const MOST_PER_FRAME: u64 = 4_000;
@@ -33,10 +35,17 @@ impl Noise {
         if self.is_noisy { NOISY_BATCH } else { BATCH }
     }
 
-    /// Until when the source rests, if it does at `now`.
+    /// Until when the source rests, if it does at `now`, and others were at work at `last_quiet`.
     #[inline]
-    pub(super) fn rests_until(&self, now: u64) -> Option<u64> {
-        (self.used_until > now).then_some(self.used_until)
+    pub(super) fn rests_until(&self, now: u64, last_quiet: u64) -> Option<u64> {
+        let others = now.saturating_sub(last_quiet) < QUIET_NS;
+        (others && self.used_until > now).then_some(self.used_until)
+    }
+
+    /// True if its last batch was noise.
+    #[inline]
+    pub(super) fn is_noisy(&self) -> bool {
+        self.is_noisy
     }
 
     /// Notes a turn: how many frames, how many of them by no cached flow, its begin, and its end, which is asked for only
@@ -50,7 +59,8 @@ impl Noise {
     ) {
         self.is_noisy = misses * 2 > frames;
         if self.is_noisy {
-            let from = self.used_until.max(begun.saturating_sub(BURST_NS * SHARE));
+            // Not beyond the begin: what was taken while nobody else was at work is no debt.
+            let from = self.used_until.clamp(begun.saturating_sub(BURST_NS * SHARE), begun);
             let took = end().saturating_sub(begun).min(frames as u64 * MOST_PER_FRAME);
             self.used_until = from + took * SHARE;
         }
@@ -68,7 +78,7 @@ mod tests {
     fn turns(noise: &mut Noise, mut now: u64, lasting: u64) -> u64 {
         let (end, mut turns) = (now + lasting, 0);
         while now < end {
-            match noise.rests_until(now) {
+            match noise.rests_until(now, now) {
                 Some(until) => now = until,
                 None => {
                     noise.account((8, 8), now, || now + TURN);
@@ -86,7 +96,7 @@ mod tests {
         assert!((second / SHARE..=second / SHARE + BURST_NS + TURN).contains(&got), "{got}");
         assert_eq!(noise.batch(), NOISY_BATCH);
         let quiet = start + 2 * second;
-        assert_eq!(noise.rests_until(quiet), None);
+        assert_eq!(noise.rests_until(quiet, quiet), None);
         assert_eq!(turns(&mut noise, quiet, BURST_NS), BURST_NS / TURN, "all at once");
     }
 
@@ -94,7 +104,19 @@ mod tests {
     fn time_in_which_the_worker_did_not_run_is_not_charged() {
         let (mut noise, now) = (Noise::default(), 1_000_000_000_000);
         noise.account((1, 1), now, || now + 3_000_000);
-        assert_eq!(noise.rests_until(now), None);
+        assert_eq!(noise.rests_until(now, now), None);
+    }
+
+    #[test]
+    fn alone_it_never_rests_and_owes_nothing_for_that() {
+        let (mut noise, mut now, alone) = (Noise::default(), 1_000_000_000_000, 0);
+        for _ in 0..100_000 {
+            assert_eq!(noise.rests_until(now, alone), None);
+            noise.account((8, 8), now, || now + TURN);
+            now += TURN;
+        }
+        let rest = noise.rests_until(now, now).expect("others came") - now;
+        assert!(rest <= TURN * SHARE, "{rest}");
     }
 
     #[test]
@@ -102,7 +124,7 @@ mod tests {
         let mut noise = Noise::default();
         for n in 0..1_000_000 {
             noise.account((64, 32), n, || unreachable!("nobody asks for the time"));
-            assert_eq!((noise.rests_until(n), noise.batch()), (None, BATCH));
+            assert_eq!((noise.rests_until(n, n), noise.batch()), (None, BATCH));
         }
     }
 }
