@@ -28,6 +28,7 @@ use super::holder::Holder;
 use super::privilege;
 use super::pulse::Pulse;
 use super::report::Reporter;
+use super::seats::Seats;
 use super::serve::{self, Access};
 use super::state::PortRecord;
 use super::store::{self, Lock, Store};
@@ -268,6 +269,8 @@ impl Doors<'_> {
         let _ = notify("READY=1");
         let pulse = Pulse::new(handle.clone(), Arc::clone(&plane)).run();
         tokio::pin!(pulse);
+        let seats = Seats::new(Arc::clone(&plane)).run();
+        tokio::pin!(seats);
         let left = giver.has_left();
         tokio::pin!(left);
         let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -286,6 +289,7 @@ impl Doors<'_> {
                     return Ok(End::HandedOver);
                 }
                 () = &mut pulse => {}
+                () = &mut seats => {}
                 _ = hang_up.recv() => reload(self.args, config, self.log, handle),
                 _ = look.tick() => {
                     signs.alone.iter().for_each(Alone::drain);

@@ -40,6 +40,8 @@ pub mod publish;
 pub mod pulse;
 /// What the API's readers are told.
 pub mod report;
+/// CPUs of workers.
+pub mod seats;
 /// The control API.
 pub mod serve;
 /// Desired state.

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustix::thread::Pid;
 use weft_encap::{MacAddr, VlanId};
 use weft_sys::machine::monotonic_ns;
 
@@ -154,6 +155,10 @@ pub(super) struct Post {
     pub(super) acknowledged: AtomicU64,
     /// Another number after every round of the loop.
     pub(super) beat: AtomicU64,
+    /// The thread's id, 0 before it runs.
+    pub(super) thread: AtomicI32,
+    /// When the last bulk frame came, by the monotonic clock.
+    pub(super) last_bulk: AtomicU64,
     pub(super) waker: mio::Waker,
     pub(super) questions: Mutex<Vec<Question>>,
 }
@@ -230,6 +235,8 @@ impl Dataplane {
             counters: Counters::new(),
             acknowledged: AtomicU64::new(0),
             beat: AtomicU64::new(0),
+            thread: AtomicI32::new(0),
+            last_bulk: AtomicU64::new(0),
             waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
             questions: Mutex::default(),
         });
@@ -354,6 +361,16 @@ impl Dataplane {
     /// thousandths; empty: not known (yet).
     pub fn load_permille(&self) -> Vec<u64> {
         lock(&self.load).permille()
+    }
+
+    /// Each worker's thread, and when its last bulk frame came by [`monotonic_ns`], 0 for never.
+    pub fn bulk(&self) -> Vec<(Option<Pid>, u64)> {
+        // Relaxed: whoever asks guesses from the past what comes next.
+        let posts = self.workers.iter().map(|worker| &worker.post);
+        let seen = |post: &Arc<Post>| {
+            (Pid::from_raw(post.thread.load(Ordering::Relaxed)), post.last_bulk.load(Ordering::Relaxed))
+        };
+        posts.map(seen).collect()
     }
 
     /// Goes on from what another process had counted.

@@ -76,6 +76,8 @@ pub(super) fn run(
     // Nobody may be listening any more.
     let _ = confined.send(confine());
     drop(confined);
+    // Relaxed: see `Dataplane::bulk`.
+    post.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     let snapshot = Arc::new(Snapshot::default());
     let now = monotonic_ns();
     Worker {
@@ -361,6 +363,8 @@ impl Worker {
         let counters = &self.post.counters;
         if self.batch.frames().iter().any(|frame| frame.len() > BULK_FRAME) {
             self.last_bulk = self.now;
+            // Relaxed: see `Dataplane::bulk`.
+            self.post.last_bulk.store(self.now, Ordering::Relaxed);
         }
         counters.add(Total::Batches, 1);
         let misses = self.forwarder.process(

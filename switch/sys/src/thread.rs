@@ -1,7 +1,9 @@
-//! What a thread costs.
+//! What a thread costs, and what it waits for.
 
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
+
+use rustix::thread::Pid;
 
 /// CPU time that a running thread has used, in nanoseconds (`pthread_getcpuclockid(3)`: the kernel's own account, at no
 /// cost to the thread). `None`: it has ended, or the kernel does not say.
@@ -25,12 +27,26 @@ pub fn cpu_ns<T>(thread: &JoinHandle<T>) -> Option<u64> {
     Some(seconds * 1_000_000_000 + nanoseconds)
 }
 
+/// How long a thread of this process has waited for a CPU although it could have run, in nanoseconds
+/// (`/proc/self/task/ID/schedstat`, the second field). `None`: there is no such thread, or the kernel does not say.
+#[must_use]
+pub fn waited_ns(thread: Pid) -> Option<u64> {
+    let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
+    std::fs::read_to_string(path).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, mpsc};
 
     use super::*;
+
+    #[test]
+    fn waiting_is_known_of_own_threads_only() {
+        assert!(waited_ns(rustix::thread::gettid()).is_some());
+        assert_eq!(waited_ns(Pid::INIT).filter(|_| std::process::id() != 1), None);
+    }
 
     #[test]
     fn work_is_counted_and_sleep_is_not() {
