@@ -13,10 +13,8 @@ use weft_sys::thread;
 
 use crate::path::dataplane::Dataplane;
 
-/// How often it is looked.
+/// How often it is looked while bulk passes.
 const PERIOD: Duration = Duration::from_millis(250);
-/// A worker gets up when no bulk has come for this long, in nanoseconds.
-const LEAVE_NS: u64 = 1_000_000_000;
 /// Waiting for less than this share of the time, in thousandths, is no reason to move.
 const PATIENCE: u64 = 200;
 /// Another CPU must idle by this much more than the worker waits, in thousandths of the time.
@@ -55,30 +53,26 @@ impl Seats {
         Seats { dataplane, seats: Vec::new(), idle: Vec::new(), at: monotonic_ns() }
     }
 
-    /// Looks for ever. On a machine where this process has one CPU there is nothing to choose.
+    /// Looks for ever, while bulk passes. On a machine where this process has one CPU there is nothing to choose.
     pub async fn run(mut self) {
         if machine::cpus() < 2 {
             return std::future::pending().await;
         }
-        let mut interval = tokio::time::interval(PERIOD);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            interval.tick().await;
-            self.look();
+            self.dataplane.bulk_begins().await;
+            while self.look() {
+                tokio::time::sleep(PERIOD).await;
+            }
         }
     }
 
-    fn look(&mut self) {
+    /// Seats whom bulk passes through, and lets the others go. False: nobody is seated.
+    fn look(&mut self) -> bool {
         let workers = self.dataplane.bulk();
         self.seats.resize(workers.len(), Seat::default());
         let now = monotonic_ns();
-        let is_bulky = |last: u64| last != 0 && now.saturating_sub(last) < LEAVE_NS;
-        let anybody = self.seats.iter().any(|seat| seat.cpu.is_some());
-        if !anybody && !workers.iter().any(|(_, last)| is_bulky(*last)) {
-            return;
-        }
         // The main thread is never seated: what it may have is what the process may.
-        let Ok(allowed) = sched_getaffinity(None) else { return };
+        let Ok(allowed) = sched_getaffinity(None) else { return false };
         let idle_now = machine::idle_ns().unwrap_or_default();
         let idle: Vec<(usize, u64)> = (0..CpuSet::MAX_CPU)
             .filter(|cpu| allowed.is_set(*cpu))
@@ -90,10 +84,10 @@ impl Seats {
         let span = now.saturating_sub(self.at);
         (self.at, self.idle) = (now, idle_now);
 
-        for (index, (pid, last)) in workers.into_iter().enumerate() {
+        for (index, (pid, passes)) in workers.into_iter().enumerate() {
             let Some(pid) = pid else { continue };
             let mut seat = self.seats[index];
-            if !is_bulky(last) {
+            if !passes {
                 if seat.cpu.take().is_some() {
                     settle(pid, &allowed);
                 }
@@ -112,6 +106,7 @@ impl Seats {
             }
             self.seats[index] = seat;
         }
+        self.seats.iter().any(|seat| seat.cpu.is_some())
     }
 }
 

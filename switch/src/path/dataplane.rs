@@ -146,6 +146,8 @@ pub(super) struct Plane {
     progress: Condvar,
     lost: Mutex<Vec<(PortSlot, Generation)>>,
     notify: Option<Notify>,
+    /// Bulk begins to pass through a worker.
+    pub(super) bulk: tokio::sync::Notify,
 }
 
 /// One worker's letter box.
@@ -185,6 +187,7 @@ impl Dataplane {
             progress: Condvar::new(),
             lost: Mutex::default(),
             notify: config.notify.clone(),
+            bulk: tokio::sync::Notify::new(),
         });
         let tables = Arc::new(Shared::new(config.stations));
         let (sender, retired) = mpsc::channel();
@@ -363,14 +366,21 @@ impl Dataplane {
         lock(&self.load).permille()
     }
 
-    /// Each worker's thread, and when its last bulk frame came by [`monotonic_ns`], 0 for never.
-    pub fn bulk(&self) -> Vec<(Option<Pid>, u64)> {
-        // Relaxed: whoever asks guesses from the past what comes next.
-        let posts = self.workers.iter().map(|worker| &worker.post);
-        let seen = |post: &Arc<Post>| {
-            (Pid::from_raw(post.thread.load(Ordering::Relaxed)), post.last_bulk.load(Ordering::Relaxed))
+    /// Waits until bulk begins to pass through one of the workers.
+    pub async fn bulk_begins(&self) {
+        self.plane.bulk.notified().await;
+    }
+
+    /// Each worker's thread, and whether bulk passes through it.
+    pub fn bulk(&self) -> Vec<(Option<Pid>, bool)> {
+        let now = monotonic_ns();
+        let look = |worker: &Running| {
+            // Relaxed: whoever asks guesses from the past what comes next.
+            let last = worker.post.last_bulk.load(Ordering::Relaxed);
+            let passes = last != 0 && now.saturating_sub(last) <= worker::BULK_PAUSE_NS;
+            (Pid::from_raw(worker.post.thread.load(Ordering::Relaxed)), passes)
         };
-        posts.map(seen).collect()
+        self.workers.iter().map(look).collect()
     }
 
     /// Goes on from what another process had counted.

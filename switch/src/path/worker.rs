@@ -44,6 +44,8 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 const BULK_FRAME: usize = 4096;
 /// No spin for this long after a bulk frame.
 const BULK_NS: u64 = 1_000_000;
+/// Bulk has ended when none came for this long.
+pub(super) const BULK_PAUSE_NS: u64 = 1_000_000_000;
 /// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
 const REST_NS: u64 = 2_000_000;
 /// The forwarder's upkeep is due this often while the worker is awake.
@@ -362,9 +364,13 @@ impl Worker {
     fn forward(&mut self) -> usize {
         let counters = &self.post.counters;
         if self.batch.frames().iter().any(|frame| frame.len() > BULK_FRAME) {
+            let is_first = self.now - self.last_bulk > BULK_PAUSE_NS;
             self.last_bulk = self.now;
             // Relaxed: see `Dataplane::bulk`.
             self.post.last_bulk.store(self.now, Ordering::Relaxed);
+            if is_first {
+                self.plane.bulk.notify_one();
+            }
         }
         counters.add(Total::Batches, 1);
         let misses = self.forwarder.process(
