@@ -17,6 +17,8 @@ use crate::path::dataplane::Dataplane;
 const PERIOD: Duration = Duration::from_millis(250);
 /// Waiting for less than this share of the time, in thousandths, is no reason to move.
 const PATIENCE: u64 = 200;
+/// Who waits for more than this share of the time, in thousandths, has no CPU for itself.
+const CROWDED: u64 = 150;
 /// Another CPU must idle by this much more than the worker waits, in thousandths of the time.
 const GAIN: u64 = 200;
 /// After a move this many looks without another: first it must show.
@@ -89,6 +91,7 @@ impl Seats {
             let mut seat = self.seats[index];
             if !passes {
                 if seat.cpu.take().is_some() {
+                    self.dataplane.has_cpu(index, false);
                     settle(pid, &allowed);
                 }
                 self.seats[index] = seat;
@@ -97,6 +100,7 @@ impl Seats {
             let waited = thread::waited_ns(pid).unwrap_or_default();
             let look = Look { span, waited: waited.saturating_sub(seat.waited), idle: &idle };
             seat.waited = waited;
+            let is_new = seat.cpu.is_none();
             let taken: Vec<usize> = self.seats.iter().filter_map(|seat| seat.cpu).collect();
             if let Some(cpu) = choose(&mut seat, index, &taken, &look) {
                 let mut one = CpuSet::new();
@@ -104,6 +108,7 @@ impl Seats {
                 settle(pid, &one);
                 tracing::debug!(worker = index, cpu, "seated while bulk passes");
             }
+            self.dataplane.has_cpu(index, !is_new && share(look.waited, span) < CROWDED);
             self.seats[index] = seat;
         }
         self.seats.iter().any(|seat| seat.cpu.is_some())
@@ -121,14 +126,19 @@ fn choose(seat: &mut Seat, worker: usize, taken: &[usize], look: &Look<'_>) -> O
         seat.settling -= 1;
         return None;
     }
-    let share = |time: u64| time * 1000 / look.span.max(1);
     let free = look.idle.iter().filter(|(other, _)| *other != cpu && !taken.contains(other));
     let (other, idle) = free.max_by_key(|(_, idle)| *idle)?;
-    if share(look.waited) < PATIENCE || share(*idle) < share(look.waited) + GAIN {
+    let [waited, idle] = [look.waited, *idle].map(|time| share(time, look.span));
+    if waited < PATIENCE || idle < waited + GAIN {
         return None;
     }
     (seat.cpu, seat.settling) = (Some(*other), SETTLE);
     seat.cpu
+}
+
+/// In thousandths.
+fn share(time: u64, span: u64) -> u64 {
+    time * 1000 / span.max(1)
 }
 
 fn settle(worker: Pid, cpus: &CpuSet) {

@@ -159,6 +159,8 @@ pub(super) struct Post {
     pub(super) beat: AtomicU64,
     /// The thread's id, 0 before it runs.
     pub(super) thread: AtomicI32,
+    /// Nobody else wants its CPU.
+    pub(super) has_cpu: AtomicBool,
     /// When the last bulk frame came, by the monotonic clock.
     pub(super) last_bulk: AtomicU64,
     pub(super) waker: mio::Waker,
@@ -239,6 +241,7 @@ impl Dataplane {
             acknowledged: AtomicU64::new(0),
             beat: AtomicU64::new(0),
             thread: AtomicI32::new(0),
+            has_cpu: AtomicBool::new(false),
             last_bulk: AtomicU64::new(0),
             waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
             questions: Mutex::default(),
@@ -381,6 +384,14 @@ impl Dataplane {
             (Pid::from_raw(worker.post.thread.load(Ordering::Relaxed)), passes)
         };
         self.workers.iter().map(look).collect()
+    }
+
+    /// Tells a worker whether it has a CPU for itself, so that it may spend time on looking for more.
+    pub fn has_cpu(&self, worker: usize, alone: bool) {
+        if let Some(worker) = self.workers.get(worker) {
+            // Relaxed: it may see it a while later.
+            worker.post.has_cpu.store(alone, Ordering::Relaxed);
+        }
     }
 
     /// Goes on from what another process had counted.

@@ -6,8 +6,8 @@
 //! batch of a busy one, however many are busy, and a busy one for one batch of each quiet one. A port whose frames are
 //! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*, if others are at work. With
 //! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40 microseconds
-//! or more), but not while bulk frames pass: then the other CPUs have better use for the time. Then it sleeps without
-//! a timeout: an idle switch does nothing.
+//! or more); while bulk frames pass only shortly, and only where nobody else wants the CPU (control looks at that): then
+//! others have better use for the time. Then it sleeps without a timeout: an idle switch does nothing.
 //!
 //! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 
@@ -42,8 +42,10 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 
 /// Frames longer than this are bulk.
 const BULK_FRAME: usize = 4096;
-/// No spin for this long after a bulk frame.
+/// For this long after a bulk frame the spin is short, or none if somebody else wants the CPU.
 const BULK_NS: u64 = 1_000_000;
+/// The short spin.
+const BULK_SPIN_NS: u64 = 20_000;
 /// Bulk has ended when none came for this long.
 pub(super) const BULK_PAUSE_NS: u64 = 1_000_000_000;
 /// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
@@ -400,9 +402,15 @@ impl Worker {
             return false;
         }
         self.now = monotonic_ns();
-        self.now - self.last_work < self.spin_ns
-            && self.now - self.last_bulk > BULK_NS
-            && self.now - self.last_rest > REST_NS
+        let spin_ns = if self.now - self.last_bulk > BULK_NS {
+            self.spin_ns
+        } else if self.post.has_cpu.load(Ordering::Relaxed) {
+            // Relaxed: see `Dataplane::has_cpu`.
+            self.spin_ns.min(BULK_SPIN_NS)
+        } else {
+            0
+        };
+        self.now - self.last_work < spin_ns && self.now - self.last_rest > REST_NS
     }
 
     #[inline]
