@@ -2,7 +2,7 @@
 //! sends to it and waits there for the sender, while another CPU idles (decision 0016). Without bulk it goes where it
 //! likes: then a wake-up on an idle CPU is worth more.
 //!
-//! Somebody else may need that CPU all the time. So a worker that has to wait for it moves to one that idles more.
+//! Somebody else may need that CPU all the time. So a worker that has to wait for it moves to one that idles as long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,44 +15,39 @@ use crate::path::dataplane::Dataplane;
 
 /// How often it is looked while bulk passes.
 const PERIOD: Duration = Duration::from_millis(250);
-/// Waiting for less than this share of the time, in thousandths, is no reason to move.
-const PATIENCE: u64 = 200;
-/// Who waits for more than this share of the time, in thousandths, has no CPU for itself.
+/// A worker moves at the earliest after this long, in nanoseconds: first a seat must show what it is worth.
+const TRIAL_NS: u64 = 1_000_000_000;
+/// Who waits for less than this share of the time, in thousandths, has its CPU for itself.
 const CROWDED: u64 = 150;
-/// Another CPU must idle by this much more than the worker waits, in thousandths of the time.
-const GAIN: u64 = 200;
-/// After a move this many looks without another: first it must show.
-const SETTLE: u32 = 4;
 
 /// Seats of a dataplane's workers.
 pub struct Seats {
     dataplane: Arc<Dataplane>,
-    seats: Vec<Seat>,
-    idle: Vec<u64>,
-    at: u64,
+    /// By worker; `None`: it goes where it likes.
+    seats: Vec<Option<Seat>>,
 }
 
-#[derive(Clone, Copy, Default)]
+/// A worker's CPU, and how things stood when that was last decided.
+#[derive(Clone, Debug)]
 struct Seat {
-    cpu: Option<usize>,
-    waited: u64,
-    settling: u32,
+    cpu: usize,
+    since: Account,
 }
 
-/// What happened since the last look.
-struct Look<'a> {
-    /// How long that was, in nanoseconds.
-    span: u64,
-    /// How long the worker waited for a CPU meanwhile, in nanoseconds.
+/// The kernel's account at one time, all in nanoseconds.
+#[derive(Clone, Default, Debug)]
+struct Account {
+    at: u64,
+    /// How long the worker has waited for a CPU.
     waited: u64,
-    /// CPUs it may have, and how long each idled, in nanoseconds.
-    idle: &'a [(usize, u64)],
+    /// How long each CPU that it may have has idled.
+    idle: Vec<(usize, u64)>,
 }
 
 impl Seats {
     /// Nobody is seated yet.
     pub fn new(dataplane: Arc<Dataplane>) -> Self {
-        Seats { dataplane, seats: Vec::new(), idle: Vec::new(), at: monotonic_ns() }
+        Seats { dataplane, seats: Vec::new() }
     }
 
     /// Looks for ever, while bulk passes. On a machine where this process has one CPU there is nothing to choose.
@@ -71,79 +66,91 @@ impl Seats {
     /// Seats whom bulk passes through, and lets the others go. False: nobody is seated.
     fn look(&mut self) -> bool {
         let workers = self.dataplane.bulk();
-        self.seats.resize(workers.len(), Seat::default());
-        let now = monotonic_ns();
+        self.seats.resize(workers.len(), None);
         // The main thread is never seated: what it may have is what the process may.
         let Ok(allowed) = sched_getaffinity(None) else { return false };
-        let idle_now = machine::idle_ns().unwrap_or_default();
-        let idle: Vec<(usize, u64)> = (0..CpuSet::MAX_CPU)
-            .filter(|cpu| allowed.is_set(*cpu))
-            .map(|cpu| {
-                let [now, before] = [&idle_now, &self.idle].map(|idle| idle.get(cpu).copied());
-                (cpu, now.zip(before).map_or(0, |(now, before)| now.saturating_sub(before)))
-            })
-            .collect();
-        let span = now.saturating_sub(self.at);
-        (self.at, self.idle) = (now, idle_now);
-
-        for (index, (pid, passes)) in workers.into_iter().enumerate() {
-            let Some(pid) = pid else { continue };
-            let mut seat = self.seats[index];
+        let idle = machine::idle_ns().unwrap_or_default().into_iter().enumerate();
+        let idle: Vec<(usize, u64)> =
+            idle.filter(|(cpu, _)| *cpu < CpuSet::MAX_CPU && allowed.is_set(*cpu)).collect();
+        for (worker, (thread, passes)) in workers.into_iter().enumerate() {
+            let Some(thread) = thread else { continue };
             if !passes {
-                if seat.cpu.take().is_some() {
-                    self.dataplane.has_cpu(index, false);
-                    settle(pid, &allowed);
+                if self.seats[worker].take().is_some() {
+                    self.dataplane.has_cpu(worker, false);
+                    put(thread, &allowed);
                 }
-                self.seats[index] = seat;
                 continue;
             }
-            let waited = thread::waited_ns(pid).unwrap_or_default();
-            let look = Look { span, waited: waited.saturating_sub(seat.waited), idle: &idle };
-            seat.waited = waited;
-            let is_new = seat.cpu.is_none();
-            let taken: Vec<usize> = self.seats.iter().filter_map(|seat| seat.cpu).collect();
-            if let Some(cpu) = choose(&mut seat, index, &taken, &look) {
+            let waited = thread::waited_ns(thread).unwrap_or_default();
+            let now = Account { at: monotonic_ns(), waited, idle: idle.clone() };
+            let taken: Vec<usize> = self.seats.iter().flatten().map(|seat| seat.cpu).collect();
+            let cpu = match &mut self.seats[worker] {
+                Some(seat) => {
+                    self.dataplane.has_cpu(worker, seat.waits(&now) < CROWDED);
+                    seat.moves(now, &taken)
+                }
+                none => {
+                    *none = Seat::first(worker, now);
+                    none.as_ref().map(|seat| seat.cpu)
+                }
+            };
+            if let Some(cpu) = cpu {
                 let mut one = CpuSet::new();
                 one.set(cpu);
-                settle(pid, &one);
-                tracing::debug!(worker = index, cpu, "seated while bulk passes");
+                put(thread, &one);
+                tracing::debug!(worker, cpu, "seated while bulk passes");
             }
-            self.dataplane.has_cpu(index, !is_new && share(look.waited, span) < CROWDED);
-            self.seats[index] = seat;
         }
-        self.seats.iter().any(|seat| seat.cpu.is_some())
+        self.seats.iter().any(Option::is_some)
     }
 }
 
-/// The CPU that the worker is to have from now on, if that is another one than before.
-fn choose(seat: &mut Seat, worker: usize, taken: &[usize], look: &Look<'_>) -> Option<usize> {
-    let Some(cpu) = seat.cpu.filter(|cpu| look.idle.iter().any(|(allowed, _)| allowed == cpu)) else {
-        let (cpu, _) = look.idle.get(worker % look.idle.len().max(1))?;
-        (seat.cpu, seat.settling) = (Some(*cpu), SETTLE);
-        return seat.cpu;
-    };
-    if seat.settling > 0 {
-        seat.settling -= 1;
-        return None;
+impl Seat {
+    /// Each worker has a CPU of its own to begin with, as long as there are enough.
+    fn first(worker: usize, now: Account) -> Option<Seat> {
+        let (cpu, _) = *now.idle.get(worker.checked_rem(now.idle.len())?)?;
+        Some(Seat { cpu, since: now })
     }
-    let free = look.idle.iter().filter(|(other, _)| *other != cpu && !taken.contains(other));
-    let (other, idle) = free.max_by_key(|(_, idle)| *idle)?;
-    let [waited, idle] = [look.waited, *idle].map(|time| share(time, look.span));
-    if waited < PATIENCE || idle < waited + GAIN {
-        return None;
+
+    /// The share of the time that the worker waits, in thousandths.
+    fn waits(&self, now: &Account) -> u64 {
+        share(now.waited, self.since.waited, now, &self.since)
     }
-    (seat.cpu, seat.settling) = (Some(*other), SETTLE);
-    seat.cpu
+
+    /// Decides, when it is time; gives the new CPU if it is another one.
+    fn moves(&mut self, now: Account, taken: &[usize]) -> Option<usize> {
+        let is_allowed = now.idle.iter().any(|(cpu, _)| *cpu == self.cpu);
+        if is_allowed && now.at.saturating_sub(self.since.at) < TRIAL_NS {
+            return None;
+        }
+        let before =
+            |cpu: usize| self.since.idle.iter().find(|(other, _)| *other == cpu).map(|(_, idle)| *idle);
+        let idles = |(cpu, idle): &(usize, u64)| {
+            (share(*idle, before(*cpu).unwrap_or(*idle), &now, &self.since), *cpu)
+        };
+        let others = now.idle.iter().filter(|(cpu, _)| *cpu != self.cpu && !taken.contains(cpu));
+        let best = others.map(idles).max();
+        let waits = self.waits(&now);
+        self.since = now;
+        let (idle, cpu) = best?;
+        // Where all CPUs are busy a move only makes somebody else move.
+        if is_allowed && (waits < CROWDED || idle * 5 < waits * 4) {
+            return None;
+        }
+        self.cpu = cpu;
+        Some(cpu)
+    }
 }
 
-/// In thousandths.
-fn share(time: u64, span: u64) -> u64 {
-    time * 1000 / span.max(1)
+/// In thousandths of the time between two accounts.
+fn share(now: u64, then: u64, at: &Account, since: &Account) -> u64 {
+    now.saturating_sub(then) * 1000 / at.at.saturating_sub(since.at).max(1)
 }
 
-fn settle(worker: Pid, cpus: &CpuSet) {
+/// Lets a thread run on these CPUs only.
+fn put(thread: Pid, cpus: &CpuSet) {
     // The CPU may have gone, or the cgroup's set of CPUs may have changed: the next look sees it.
-    if let Err(error) = sched_setaffinity(Some(worker), cpus) {
+    if let Err(error) = sched_setaffinity(Some(thread), cpus) {
         tracing::debug!(%error, "a worker's CPU");
     }
 }
@@ -152,42 +159,40 @@ fn settle(worker: Pid, cpus: &CpuSet) {
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
-
-    fn look(waited: u64, idle: &[(usize, u64)]) -> Look<'_> {
-        Look { span: SECOND, waited: waited * 1_000_000, idle }
-    }
-
-    fn idle(milliseconds: &[(usize, u64)]) -> Vec<(usize, u64)> {
-        milliseconds.iter().map(|(cpu, idle)| (*cpu, idle * 1_000_000)).collect()
+    /// An account so many milliseconds after the start, by milliseconds.
+    fn account(at: u64, waited: u64, idle: &[(usize, u64)]) -> Account {
+        let ns = |milliseconds: u64| milliseconds * 1_000_000;
+        let idle = idle.iter().map(|(cpu, idle)| (*cpu, ns(*idle))).collect();
+        Account { at: ns(at), waited: ns(waited), idle }
     }
 
     #[test]
     fn each_worker_gets_a_cpu_of_its_own() {
-        let idle = idle(&[(2, 0), (3, 0), (5, 0)]);
-        let seats = [0, 1, 2, 3].map(|worker| choose(&mut Seat::default(), worker, &[], &look(0, &idle)));
-        assert_eq!(seats, [Some(2), Some(3), Some(5), Some(2)]);
-        assert_eq!(choose(&mut Seat::default(), 0, &[], &look(0, &[])), None, "no CPU is known");
+        let first = |worker, idle| Seat::first(worker, account(0, 0, idle)).map(|seat| seat.cpu);
+        let cpus = [(2, 0), (3, 0), (5, 0)];
+        assert_eq!([0, 1, 2, 3].map(|worker| first(worker, &cpus)), [Some(2), Some(3), Some(5), Some(2)]);
+        assert_eq!(first(0, &[]), None, "no CPU is known");
     }
 
     #[test]
     fn who_waits_moves_to_a_cpu_that_idles() {
-        let mut seat = Seat { cpu: Some(0), ..Seat::default() };
-        let mut after = |waited, cpus: &[(usize, u64)], taken: &[usize]| {
-            choose(&mut seat, 0, taken, &look(waited, &idle(cpus)))
+        let after = |milliseconds: u64, waited: u64, idle: [u64; 3], taken: &[usize]| {
+            let mut seat =
+                Seat::first(0, account(5000, 70, &[(0, 9), (1, 9), (2, 9)])).expect("there are CPUs");
+            let idle = [0, 1, 2].map(|cpu| (cpu, 9 + idle[cpu]));
+            seat.moves(account(5000 + milliseconds, 70 + waited, &idle), taken)
         };
-        assert_eq!(after(100, &[(0, 0), (1, 1000)], &[0]), None, "it hardly waits");
-        assert_eq!(after(400, &[(0, 0), (1, 500)], &[0]), None, "there it would wait, too");
-        assert_eq!(after(500, &[(0, 0), (1, 900), (2, 950)], &[0, 2]), Some(1), "2 is another worker's");
-        for _ in 0..SETTLE {
-            assert_eq!(after(900, &[(0, 1000), (1, 0)], &[1]), None, "it has just moved");
-        }
-        assert_eq!(after(900, &[(0, 1000), (1, 0)], &[1]), Some(0));
+        assert_eq!(after(1000, 500, [0, 900, 950], &[0, 2]), Some(1), "2 is another worker's");
+        assert_eq!(after(1000, 500, [0, 900, 950], &[0]), Some(2));
+        assert_eq!(after(1000, 100, [0, 900, 900], &[0]), None, "it hardly waits");
+        assert_eq!(after(1000, 400, [0, 200, 300], &[0]), None, "there it would wait, too");
+        assert_eq!(after(900, 500, [0, 900, 900], &[0]), None, "too early to tell");
     }
 
     #[test]
-    fn a_cpu_that_is_no_longer_allowed_is_left() {
-        let mut seat = Seat { cpu: Some(0), ..Seat::default() };
-        assert_eq!(choose(&mut seat, 0, &[0], &look(0, &idle(&[(4, 0), (5, 0)]))), Some(4));
+    fn a_cpu_that_is_no_longer_allowed_is_left_at_once() {
+        let mut seat = Seat::first(0, account(0, 0, &[(0, 0), (1, 0)])).expect("there are CPUs");
+        assert_eq!(seat.moves(account(250, 0, &[(4, 0), (5, 0)]), &[0]), Some(5));
+        assert_eq!(seat.cpu, 5);
     }
 }
