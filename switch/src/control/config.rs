@@ -88,6 +88,9 @@ pub struct Settings {
     /// Microseconds that a worker looks for more frames before it sleeps, 0 to 200 [default: 100, or 0 with one CPU]
     #[arg(long, env = "WEFT_SPIN_US", value_name = "MICROSECONDS")]
     pub spin_us: Option<u32>,
+    /// Whether a worker keeps its CPU while much bulk passes through it [default: true with 2 to 8 CPUs]
+    #[arg(long, env = "WEFT_SEATS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub seats: Option<bool>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -168,6 +171,8 @@ pub struct Config {
     pub workers: usize,
     /// Spin before sleep, in microseconds.
     pub spin_us: u32,
+    /// Workers keep their CPU while bulk passes.
+    pub seats: bool,
     /// Log filter.
     pub log_level: String,
     /// Log format.
@@ -262,6 +267,8 @@ impl Config {
             state_dir: "/var/lib/weft".into(),
             workers: 0,
             spin_us: DataplaneConfig::default().spin_us,
+            // Not measured with more.
+            seats: (2..=8).contains(&weft_sys::machine::cpus()),
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),
@@ -304,6 +311,7 @@ impl Config {
             run_dir,
             workers: all.workers.unwrap_or(default.workers),
             spin_us: all.spin_us.unwrap_or(default.spin_us),
+            seats: all.seats.unwrap_or(default.seats),
             log_level: all.log_level.unwrap_or(default.log_level),
             log: all.log.unwrap_or(default.log),
             bridge: all.bridge.unwrap_or(default.bridge),
@@ -411,7 +419,7 @@ impl Settings {
         macro_rules! over {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
-        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us log_level log bridge
+        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats log_level log bridge
             pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu flood_pps)
     }
 }

@@ -269,7 +269,7 @@ impl Doors<'_> {
         let _ = notify("READY=1");
         let pulse = Pulse::new(handle.clone(), Arc::clone(&plane)).run();
         tokio::pin!(pulse);
-        let seats = Seats::new(Arc::clone(&plane)).run();
+        let seats = Seats::new(Arc::clone(&plane)).run(config.seats);
         tokio::pin!(seats);
         let left = giver.has_left();
         tokio::pin!(left);
@@ -333,7 +333,7 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
     let fixed = |c: &Config| {
         let sockets = (c.socket.clone(), c.cni_socket.clone(), c.socket_group.clone());
         let places = (c.cluster.clone(), c.run_dir.clone(), c.state_dir.clone());
-        (sockets, places, c.workers, c.spin_us, c.log, c.internal.clone())
+        (sockets, places, c.workers, c.spin_us, c.seats, c.log, c.internal.clone())
     };
     if fixed(&config) != fixed(running) {
         tracing::warn!(

@@ -37,7 +37,8 @@ pub struct DataplaneConfig {
     /// Worker threads. One is enough for a few cores: ports are spread over workers, each of which spins.
     pub workers: usize,
     /// How long a worker looks for more after its last frame before it sleeps, in microseconds, 0 to [`MAX_SPIN_US`].
-    /// Less than 50 but not 0 costs more than it gives.
+    /// Less than 50 but not 0 costs more than it gives. While bulk passes the spin is 20 at most, for workers that nobody
+    /// crowds.
     pub spin_us: u32,
     /// Entries of each worker's flow cache.
     pub cache_entries: usize,
@@ -93,6 +94,15 @@ pub struct Occupancy {
     pub neighbours: usize,
     /// Those that had to make room for others, since the start.
     pub neighbours_evicted: u64,
+}
+
+/// What bulk a worker had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bulk {
+    /// Its thread; `None`: it does not run yet.
+    pub thread: Option<Pid>,
+    /// Bulk frames, superframes for example, since the start.
+    pub frames: u64,
 }
 
 /// The running workers.
@@ -160,9 +170,9 @@ pub(super) struct Post {
     /// The thread's id, 0 before it runs.
     pub(super) thread: AtomicI32,
     /// Nobody else wants its CPU.
-    pub(super) has_cpu: AtomicBool,
-    /// When the last bulk frame came, by the monotonic clock.
-    pub(super) last_bulk: AtomicU64,
+    pub(super) is_alone: AtomicBool,
+    /// Bulk frames so far.
+    pub(super) bulk: AtomicU64,
     pub(super) waker: mio::Waker,
     pub(super) questions: Mutex<Vec<Question>>,
 }
@@ -228,7 +238,7 @@ impl Dataplane {
         config: &DataplaneConfig,
         confined: mpsc::Sender<io::Result<()>>,
     ) -> io::Result<Running> {
-        let seat = worker::Seat {
+        let start = worker::Start {
             id,
             workers: config.workers.max(1),
             spin_ns: u64::from(config.spin_us.min(MAX_SPIN_US)) * 1000,
@@ -241,15 +251,15 @@ impl Dataplane {
             acknowledged: AtomicU64::new(0),
             beat: AtomicU64::new(0),
             thread: AtomicI32::new(0),
-            has_cpu: AtomicBool::new(false),
-            last_bulk: AtomicU64::new(0),
+            is_alone: AtomicBool::new(false),
+            bulk: AtomicU64::new(0),
             waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
             questions: Mutex::default(),
         });
         let (plane, letters, tables) = (Arc::clone(&self.plane), Arc::clone(&post), Arc::clone(&self.tables));
         let thread = std::thread::Builder::new()
             .name(format!("weft-w{id}"))
-            .spawn(move || worker::run(&seat, poll, plane, letters, tables, confined))?;
+            .spawn(move || worker::run(&start, poll, plane, letters, tables, confined))?;
         Ok(Running { post, thread: Mutex::new(Some(thread)) })
     }
 
@@ -374,23 +384,21 @@ impl Dataplane {
         self.plane.bulk.notified().await;
     }
 
-    /// Each worker's thread, and whether bulk passes through it.
-    pub fn bulk(&self) -> Vec<(Option<Pid>, bool)> {
-        let now = monotonic_ns();
-        let look = |worker: &Running| {
-            // Relaxed: whoever asks guesses from the past what comes next.
-            let last = worker.post.last_bulk.load(Ordering::Relaxed);
-            let passes = last != 0 && now.saturating_sub(last) <= worker::BULK_PAUSE_NS;
-            (Pid::from_raw(worker.post.thread.load(Ordering::Relaxed)), passes)
+    /// Each worker's thread, and what bulk it had.
+    pub fn bulk(&self) -> Vec<Bulk> {
+        // Relaxed: whoever asks guesses from the past what comes next.
+        let look = |Running { post, .. }: &Running| Bulk {
+            thread: Pid::from_raw(post.thread.load(Ordering::Relaxed)),
+            frames: post.bulk.load(Ordering::Relaxed),
         };
         self.workers.iter().map(look).collect()
     }
 
     /// Tells a worker whether it has a CPU for itself, so that it may spend time on looking for more.
-    pub fn has_cpu(&self, worker: usize, alone: bool) {
+    pub fn set_alone(&self, worker: usize, alone: bool) {
         if let Some(worker) = self.workers.get(worker) {
             // Relaxed: it may see it a while later.
-            worker.post.has_cpu.store(alone, Ordering::Relaxed);
+            worker.post.is_alone.store(alone, Ordering::Relaxed);
         }
     }
 

@@ -46,8 +46,8 @@ const BULK_FRAME: usize = 4096;
 const BULK_NS: u64 = 1_000_000;
 /// The short spin.
 const BULK_SPIN_NS: u64 = 20_000;
-/// Bulk has ended when none came for this long.
-pub(super) const BULK_PAUSE_NS: u64 = 1_000_000_000;
+/// Bulk that comes after this long without is told to control, which looks on for longer than that after the last one.
+const BULK_PAUSE_NS: u64 = 500_000_000;
 /// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
 const REST_NS: u64 = 2_000_000;
 /// The forwarder's upkeep is due this often while the worker is awake.
@@ -59,7 +59,7 @@ const POLL_NS: u64 = 50_000;
 const EVENTS: usize = 256;
 
 /// What a worker is told at its start.
-pub(super) struct Seat {
+pub(super) struct Start {
     pub(super) id: usize,
     pub(super) workers: usize,
     pub(super) spin_ns: u64,
@@ -69,7 +69,7 @@ pub(super) struct Seat {
 
 /// Runs a worker until the plane stops. First it is confined; `confined` is told what came of it.
 pub(super) fn run(
-    seat: &Seat,
+    start: &Start,
     poll: Poll,
     plane: Arc<Plane>,
     post: Arc<Post>,
@@ -85,22 +85,23 @@ pub(super) fn run(
     let snapshot = Arc::new(Snapshot::default());
     let now = monotonic_ns();
     Worker {
-        spin_ns: seat.spin_ns,
+        spin_ns: start.spin_ns,
         plane,
         post,
         snapshot,
-        sources: Sources::new(seat.id, seat.workers),
+        sources: Sources::new(start.id, start.workers),
         fresh: VecDeque::new(),
         busy: VecDeque::new(),
         resting: Vec::new(),
         poll,
         events: Events::with_capacity(EVENTS),
         batch: Batch::default(),
-        pool: Pool::new(seat.pool_frames),
-        out: Out::new(seat.id),
-        forwarder: Forwarder::new(seat.id, &seat.settings, tables),
+        pool: Pool::new(start.pool_frames),
+        out: Out::new(start.id),
+        forwarder: Forwarder::new(start.id, &start.settings, tables),
         now,
         last_work: now,
+        bulk: 0,
         last_bulk: 0,
         last_rest: 0,
         last_quiet: 0,
@@ -144,6 +145,8 @@ struct Worker {
     /// Monotonic clock, read once per batch.
     now: u64,
     last_work: u64,
+    /// Bulk frames so far.
+    bulk: u64,
     last_bulk: u64,
     last_rest: u64,
     /// When a source last had a turn without noise.
@@ -365,11 +368,13 @@ impl Worker {
     #[inline]
     fn forward(&mut self) -> usize {
         let counters = &self.post.counters;
-        if self.batch.frames().iter().any(|frame| frame.len() > BULK_FRAME) {
+        let bulk = self.batch.frames().iter().filter(|frame| frame.len() > BULK_FRAME).count();
+        if bulk > 0 {
             let is_first = self.now - self.last_bulk > BULK_PAUSE_NS;
             self.last_bulk = self.now;
+            self.bulk += bulk as u64;
             // Relaxed: see `Dataplane::bulk`.
-            self.post.last_bulk.store(self.now, Ordering::Relaxed);
+            self.post.bulk.store(self.bulk, Ordering::Relaxed);
             if is_first {
                 self.plane.bulk.notify_one();
             }
@@ -404,8 +409,8 @@ impl Worker {
         self.now = monotonic_ns();
         let spin_ns = if self.now - self.last_bulk > BULK_NS {
             self.spin_ns
-        } else if self.post.has_cpu.load(Ordering::Relaxed) {
-            // Relaxed: see `Dataplane::has_cpu`.
+        } else if self.post.is_alone.load(Ordering::Relaxed) {
+            // Relaxed: see `Dataplane::set_alone`.
             self.spin_ns.min(BULK_SPIN_NS)
         } else {
             0

@@ -27,12 +27,19 @@ pub fn cpu_ns<T>(thread: &JoinHandle<T>) -> Option<u64> {
     Some(seconds * 1_000_000_000 + nanoseconds)
 }
 
-/// How long a thread of this process has waited for a CPU although it could have run, in nanoseconds
-/// (`/proc/self/task/ID/schedstat`, the second field). `None`: there is no such thread, or the kernel does not say.
+/// How long a thread of this process has run, and how long it has waited for a CPU although it could have run, in
+/// nanoseconds (`/proc/self/task/ID/schedstat`). `None`: there is no such thread, or the kernel does not keep account.
 #[must_use]
-pub fn waited_ns(thread: Pid) -> Option<u64> {
+pub fn ran_and_waited_ns(thread: Pid) -> Option<(u64, u64)> {
     let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
-    std::fs::read_to_string(path).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    parse_schedstat(&std::fs::read_to_string(path).ok()?)
+}
+
+/// Kernels that do not keep account answer "0 0 0".
+fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    let (ran, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    (ran > 0).then_some((ran, waited))
 }
 
 #[cfg(test)]
@@ -44,8 +51,12 @@ mod tests {
 
     #[test]
     fn waiting_is_known_of_own_threads_only() {
-        assert!(waited_ns(rustix::thread::gettid()).is_some());
-        assert_eq!(waited_ns(Pid::INIT).filter(|_| std::process::id() != 1), None);
+        assert!(ran_and_waited_ns(rustix::thread::gettid()).is_some());
+        assert_eq!(ran_and_waited_ns(Pid::INIT).filter(|_| std::process::id() != 1), None);
+        assert_eq!(parse_schedstat("12 34 5\n"), Some((12, 34)));
+        for unknown in ["0 0 0\n", "", "1", "1 x 2"] {
+            assert_eq!(parse_schedstat(unknown), None, "{unknown:?}");
+        }
     }
 
     #[test]

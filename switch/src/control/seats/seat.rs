@@ -1,0 +1,158 @@
+//! Which CPU a worker gets, from the kernel's accounts alone.
+
+/// A worker moves at the earliest after this long, in nanoseconds: first a seat must show what it is worth.
+const TRIAL_NS: u64 = 1_000_000_000;
+/// The trial doubles with each move, up to this long.
+const LONGEST_TRIAL_NS: u64 = 64_000_000_000;
+/// Who waits for less than this share of the time, in thousandths, has its CPU for itself, and so do others that run for
+/// less than that beside it.
+const CROWDED: u64 = 150;
+/// Others are given their CPU back for one that idles by this much more, in thousandths.
+const ROOM: u64 = 200;
+
+/// A worker's CPU, and how things stood when that was last decided.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) cpu: usize,
+    since: Account,
+    trial: u64,
+}
+
+/// The kernel's account at one time, all in nanoseconds.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Account {
+    pub(super) at: u64,
+    /// How long the worker has run.
+    pub(super) ran: u64,
+    /// How long it has waited for a CPU.
+    pub(super) waited: u64,
+    /// How long each CPU that it may have has idled.
+    pub(super) idle: Vec<(usize, u64)>,
+}
+
+impl Seat {
+    /// Where it sat last; else workers are spread over the CPUs, each its own as long as there are enough.
+    pub(super) fn first(worker: usize, last: Option<usize>, now: Account, taken: &[usize]) -> Option<Seat> {
+        let is_free = |cpu: &usize| now.idle.iter().any(|(known, _)| known == cpu) && !taken.contains(cpu);
+        let count = now.idle.len();
+        let spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
+        let cpu = last.into_iter().chain(spread.clone()).find(is_free).or_else(|| spread.clone().next())?;
+        Some(Seat { cpu, since: now, trial: TRIAL_NS })
+    }
+
+    /// True when the worker hardly ever waits.
+    pub(super) fn is_alone(&self, now: &Account) -> bool {
+        self.share(now.waited, self.since.waited, now) < CROWDED
+    }
+
+    /// True when it is time to judge.
+    pub(super) fn is_due(&self, now: &Account) -> bool {
+        now.at.saturating_sub(self.since.at) >= self.trial
+    }
+
+    /// Moves to another CPU if this one is no longer allowed, or if the worker waits here and others idle about as long,
+    /// or if others want this one and there is room for the worker elsewhere.
+    pub(super) fn judge(&mut self, now: Account, taken: &[usize]) {
+        let idles = |(cpu, idle): (usize, u64)| {
+            let before = self.since.idle.iter().find(|(known, _)| *known == cpu);
+            before.map_or(0, |(_, before)| self.share(idle, *before, &now))
+        };
+        let own = now.idle.iter().find(|(cpu, _)| *cpu == self.cpu).copied();
+        let others = now.idle.iter().filter(|(cpu, _)| *cpu != self.cpu);
+        let best = others.map(|other| (!taken.contains(&other.0), idles(*other), other.0)).max();
+        let Some((is_free, idle, cpu)) = best else { return };
+        let waits = self.share(now.waited, self.since.waited, &now);
+        let beside = own.map(|own| {
+            let ran = self.share(now.ran, self.since.ran, &now);
+            1000u64.saturating_sub(idles(own)).saturating_sub(ran)
+        });
+        // Where all CPUs are busy a move only makes somebody else move.
+        let goes = match beside {
+            None => true,
+            Some(_) if !is_free => false,
+            Some(_) if waits >= CROWDED && idle * 5 >= waits * 4 => true,
+            Some(beside) => beside >= CROWDED && idle >= beside + ROOM,
+        };
+        self.since = now;
+        if goes {
+            (self.cpu, self.trial) = (cpu, (self.trial * 2).min(LONGEST_TRIAL_NS));
+        }
+    }
+
+    /// What passed between two readings, in thousandths of the time since the last decision.
+    fn share(&self, now: u64, then: u64, at: &Account) -> u64 {
+        let span = at.at.saturating_sub(self.since.at).max(1);
+        (now.saturating_sub(then).min(span) * 1000) / span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An account so many milliseconds after the start, in milliseconds.
+    fn account(at: u64, (ran, waited): (u64, u64), idle: &[(usize, u64)]) -> Account {
+        let ns = |milliseconds: u64| milliseconds * 1_000_000;
+        let idle = idle.iter().map(|(cpu, idle)| (*cpu, ns(*idle))).collect();
+        Account { at: ns(at), ran: ns(ran), waited: ns(waited), idle }
+    }
+
+    #[test]
+    fn each_worker_gets_a_cpu_of_its_own_and_the_one_that_it_had() {
+        let cpus = [(2, 0), (3, 0), (5, 0)];
+        let first = |worker, last, taken: &[usize]| {
+            Seat::first(worker, last, account(0, (0, 0), &cpus), taken).map(|seat| seat.cpu)
+        };
+        assert_eq!([0, 1, 2, 3].map(|worker| first(worker, None, &[])), [Some(2), Some(3), Some(5), Some(2)]);
+        assert_eq!(first(0, Some(5), &[]), Some(5));
+        assert_eq!(first(0, Some(5), &[5]), Some(2));
+        assert_eq!(first(0, Some(7), &[2]), Some(3), "7 is not allowed any more");
+        assert_eq!(first(1, None, &[2, 3, 5]), Some(3), "more workers than CPUs");
+        assert!(Seat::first(0, Some(2), account(0, (0, 0), &[]), &[]).is_none(), "no CPU is known");
+    }
+
+    /// Where a worker on CPU 0 of three sits after a second in which it ran and waited, and the CPUs idled, so long.
+    fn after(used: (u64, u64), idle: [u64; 3], taken: &[usize]) -> usize {
+        let begun = account(5000, (30, 70), &[(0, 9), (1, 9), (2, 9)]);
+        let mut seat = Seat::first(0, None, begun, &[]).expect("there are CPUs");
+        let idle = [0, 1, 2].map(|cpu| (cpu, 9 + idle[cpu]));
+        seat.judge(account(6000, (30 + used.0, 70 + used.1), &idle), taken);
+        seat.cpu
+    }
+
+    #[test]
+    fn who_waits_moves_to_a_cpu_that_idles() {
+        assert_eq!(after((500, 500), [0, 900, 950], &[0, 2]), 1, "2 is another worker's");
+        assert_eq!(after((500, 500), [0, 900, 950], &[0]), 2);
+        assert_eq!(after((800, 100), [150, 900, 900], &[0]), 0, "it hardly waits");
+        assert_eq!(after((500, 400), [0, 200, 300], &[0]), 0, "there it would wait, too");
+    }
+
+    #[test]
+    fn who_makes_others_wait_moves_where_there_is_room() {
+        assert_eq!(after((300, 50), [0, 950, 900], &[0]), 1);
+        assert_eq!(after((300, 50), [0, 700, 800], &[0]), 0, "no room for as much");
+        assert_eq!(after((300, 50), [600, 950, 900], &[0]), 0, "nobody else wants it");
+    }
+
+    #[test]
+    fn seats_are_tried_longer_after_each_move() {
+        let mut seat =
+            Seat::first(0, None, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        assert!(!seat.is_due(&account(999, (0, 0), &[])) && seat.is_due(&account(1000, (0, 0), &[])));
+        seat.judge(account(1000, (0, 900), &[(0, 0), (1, 900)]), &[0]);
+        assert_eq!(seat.cpu, 1);
+        assert!(!seat.is_due(&account(2999, (0, 0), &[])) && seat.is_due(&account(3000, (0, 0), &[])));
+    }
+
+    #[test]
+    fn a_cpu_that_is_no_longer_allowed_is_left() {
+        let first =
+            || Seat::first(0, None, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        let [mut seat, mut crowded] = [first(), first()];
+        seat.judge(account(250, (0, 0), &[(4, 0), (5, 0)]), &[0]);
+        assert_eq!(seat.cpu, 5);
+        crowded.judge(account(250, (0, 0), &[(4, 0), (5, 0)]), &[0, 4, 5]);
+        assert_eq!(crowded.cpu, 5, "shared with another worker");
+    }
+}
