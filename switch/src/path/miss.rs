@@ -105,7 +105,8 @@ fn decide<S: Sink>(
     }
 }
 
-/// A frame that does not fit the way out: fragmented where the router may, else dropped and its sender told.
+/// A frame that does not fit the way out: fragmented where its sender lets us, else dropped and its sender told. The same
+/// for switched frames: ports of one bridge may differ in MTU, and who sends without DF learns nothing from an answer.
 fn too_big<S: Sink>(
     env: &mut Env<'_, S>,
     origin: &Origin<'_>,
@@ -117,10 +118,6 @@ fn too_big<S: Sink>(
         let mtu = u16::try_from(action.mtu).unwrap_or(u16::MAX);
         let reason = punt::refuse(env, origin, &frame, &headers, Problem::TooBig { mtu }, Reason::TooBig);
         return env.drop(frame, reason);
-    }
-    // A switch fragments nothing.
-    if action.macs.is_none() {
-        return env.drop(frame, Reason::TooBig);
     }
     if let Err(reason) = hit::apply(action, &mut frame, &mut headers) {
         return env.drop(frame, reason);

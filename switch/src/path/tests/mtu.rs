@@ -122,7 +122,7 @@ fn superframes_without_df_are_cut_then_fragmented() {
 }
 
 #[test]
-fn switched_frames_are_never_fragmented() {
+fn switched_frames_fit_the_port_or_are_told() {
     let mut lab = Lab::small();
     lab.ports[3].as_mut().unwrap().mtu = 1300;
     let mut rig = Rig::new(&mut lab);
@@ -132,7 +132,10 @@ fn switched_frames_are_never_fragmented() {
     let sent = rig.dies(port(2), &udp(macs, v6(2), v6(3), 1400), Reason::TooBig).remove(0);
     assert_eq!(sent.headers().icmp_type, icmpv6::PACKET_TOO_BIG);
     let loose = may_fragment(udp(macs, v4(2), v4(3), 1400));
-    assert_eq!(rig.dies(port(2), &loose, Reason::TooBig), []);
+    let pieces = rig.send(port(2), &loose);
+    assert_eq!((pieces.len(), pieces[0].to, pieces[0].headers().src), (2, port(3), mac(2)));
+    assert_eq!(reassemble(&pieces, 1300), loose[34..]);
+    assert!(pieces.iter().all(|piece| piece.headers().ttl == 64), "not routed");
     let (frame, vnet) = superframe(tcp(macs, v4(2), v4(3), 20_000), Gso::Tcp { size: 1400 });
     assert_eq!(rig.send_with(port(2), &frame, vnet).len(), 1, "told");
     let (frame, vnet) = superframe(tcp(macs, v4(2), v4(3), 20_000), Gso::Tcp { size: 1260 });
