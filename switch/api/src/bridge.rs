@@ -27,6 +27,11 @@ pub struct BridgeSpec {
     /// MTU given to new ports, in bytes; absent: derived from the underlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// MTU in bytes between new ports of this bridge, where bigger than [`BridgeSpec::mtu`]: what has addresses in a subnet
+    /// of the bridge's gateways gets a device of this MTU, and [`BridgeSpec::mtu`] on every route that leads out of these
+    /// subnets. Not on a bridge that a `vxlan` port stretches to other nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_mtu: Option<u32>,
     /// Seconds after which an unused learned MAC is forgotten; 300 unless set (IEEE 802.1D).
     #[serde(default = "default_ageing")]
     pub ageing_seconds: u32,
@@ -62,6 +67,7 @@ impl BridgeSpec {
             gateways: Vec::new(),
             mac: None,
             mtu: None,
+            local_mtu: None,
             ageing_seconds: default_ageing(),
             fdb_max: default_fdb_max(),
             flood_pps: default_flood_pps(),

@@ -104,7 +104,7 @@ pub struct PortSpec {
     /// Further routes set in the namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<PodRoute>,
-    /// MTU of the device, in bytes; absent: the bridge's.
+    /// MTU of the device, in bytes; absent: the bridge's, and its [`crate::BridgeSpec::local_mtu`] towards its own ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// VLAN that untagged frames of the port belong to (access port); absent: the untagged VLAN.
@@ -213,6 +213,9 @@ pub struct PortInfo {
     /// Why it is not up, when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// MTU of the device, in bytes, where it is bigger than [`PortSpec::mtu`]: for ports of this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_mtu: Option<u32>,
     /// Offloads the kernel accepted.
     pub offloads: Vec<String>,
     /// Traffic, seen from the switch.

@@ -45,10 +45,11 @@ const PORT_SETTABLE: [(&str, &str); 7] = [
     ("remote", "remotes"),
 ];
 /// Keys of bridges, with their names in the API; all may be set.
-const BRIDGE_KEYS: [(&str, &str); 6] = [
+const BRIDGE_KEYS: [(&str, &str); 7] = [
     ("gateway", "gateways"),
     ("mac", "mac"),
     ("mtu", "mtu"),
+    ("local-mtu", "local_mtu"),
     ("ageing-seconds", "ageing_seconds"),
     ("fdb-max", "fdb_max"),
     ("flood-pps", "flood_pps"),
@@ -146,6 +147,7 @@ pub(crate) fn apply_to_bridge(bridge: &mut BridgeSpec, setting: &Setting) -> Res
         "gateway" => append(&mut bridge.gateways, key, value, "an address with prefix like 10.1.0.1/24")?,
         "mac" => bridge.mac = Some(unicast(key, value)?),
         "mtu" => bridge.mtu = Some(number(key, value, 68..=65_535)?),
+        "local-mtu" => bridge.local_mtu = Some(number(key, value, 1280..=65_521)?),
         "ageing-seconds" => bridge.ageing_seconds = number(key, value, 1..=1_000_000)?,
         "fdb-max" => bridge.fdb_max = number(key, value, 1..=u32::MAX)?,
         "flood-pps" => bridge.flood_pps = number(key, value, 0..=u32::MAX)?,

@@ -130,6 +130,9 @@ pub struct Settings {
     /// MTU of pods in bytes, 1280 to 65521 [default: the underlay's less the overlay's overhead, followed live]
     #[arg(long, env = "WEFT_MTU", value_name = "BYTES")]
     pub mtu: Option<u32>,
+    /// MTU in bytes between new pods of this node, and between them and the node, 1280 to 65521; 0: as to others [default: 0]
+    #[arg(long, env = "WEFT_LOCAL_MTU", value_name = "BYTES")]
+    pub local_mtu: Option<u32>,
     /// Flooded frames per second that one port of the default bridge may cause; 0: no limit [default: 10000]
     #[arg(long, env = "WEFT_FLOOD_PPS", value_name = "FRAMES")]
     pub flood_pps: Option<u32>,
@@ -197,6 +200,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// MTU of pods in bytes, if told.
     pub mtu: Option<u32>,
+    /// MTU in bytes between new pods of this node, where it is to be bigger.
+    pub local_mtu: Option<u32>,
     /// Flood limit of the default bridge.
     pub flood_pps: u32,
 }
@@ -281,6 +286,7 @@ impl Config {
             vni: Vni::new(1).expect("in range"),
             vxlan_port: 4789,
             mtu: None,
+            local_mtu: None,
             flood_pps: weft_api::bridge::default_flood_pps(),
         }
     }
@@ -331,6 +337,7 @@ impl Config {
             },
             vxlan_port: all.vxlan_port.unwrap_or(default.vxlan_port),
             mtu: all.mtu,
+            local_mtu: all.local_mtu.filter(|mtu| *mtu != 0),
             flood_pps: all.flood_pps.unwrap_or(default.flood_pps),
         };
         config.ranges(&check)?;
@@ -366,6 +373,9 @@ impl Config {
         }
         if let Some(mtu) = self.mtu.filter(|mtu| !(1280..=65_521).contains(mtu)) {
             return bad("mtu", format!("{mtu}; expected 1280 to 65521 bytes"));
+        }
+        if let Some(mtu) = self.local_mtu.filter(|mtu| !(1280..=65_521).contains(mtu)) {
+            return bad("local_mtu", format!("{mtu}; expected 1280 to 65521 bytes, or 0 for none"));
         }
         if self.vxlan_port == 0 {
             return bad("vxlan_port", "0; expected 1 to 65535".into());
@@ -420,7 +430,8 @@ impl Settings {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
         over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats log_level log bridge
-            pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu flood_pps)
+            pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu local_mtu
+            flood_pps)
     }
 }
 

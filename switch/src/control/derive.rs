@@ -58,6 +58,7 @@ pub fn apply(state: &mut State, config: &Config, network: NodeNetwork, now: u64)
     let mut bridge = BridgeSpec::new(&network.bridge, Owner::File);
     bridge.gateways.clone_from(&network.gateways);
     bridge.flood_pps = config.flood_pps;
+    bridge.local_mtu = config.local_mtu;
     let replaced = state.bridges.insert(network.bridge.clone(), bridge.into());
     displaced.extend(replaced.filter(|bridge| bridge.owner != Owner::File).map(|bridge| bridge.name.clone()));
     if let Some(gone) = old.internal.as_ref().filter(|name| network.internal.as_ref() != Some(*name)) {

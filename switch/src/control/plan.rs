@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_api::PortKind;
 use weft_api::transaction::Via;
 
@@ -97,10 +98,15 @@ pub fn device(state: &State, record: &PortRecord) -> Option<TapSpec> {
     if spec.kind == PortKind::Vxlan {
         return None;
     }
+    let bridges = state.port_mtu(&spec.bridge);
+    let (mtu, elsewhere) = (record.device_mtu(bridges), spec.mtu.unwrap_or(bridges));
+    let subnets = state.bridges.get(&spec.bridge).filter(|_| mtu > elsewhere);
     Some(TapSpec {
         ifname: record.ifname().to_owned(),
         mac: spec.mac.unwrap_or_default(),
-        mtu: spec.mtu.unwrap_or_else(|| state.port_mtu(&spec.bridge)),
+        mtu,
+        route_mtu: (mtu > elsewhere).then_some(elsewhere),
+        local: subnets.map(|bridge| bridge.gateways.iter().map(IpNet::trunc).collect()).unwrap_or_default(),
         overlay_mtu: state.node.overlay_mtu(),
         ips: spec.ips.clone(),
         gateways: spec.gateways.clone().unwrap_or_default(),
@@ -119,6 +125,7 @@ pub fn host(state: &State) -> Option<HostSpec> {
         mac: port.spec.mac?,
         router_mac: state.router_mac(&port.spec.bridge)?,
         mtu: state.node.overlay_mtu(),
+        local_mtu: port.local_mtu,
         gateways: state.node.gateways.clone(),
         pod_cidrs: state.node.pod_cidrs.clone(),
         cluster_cidrs: state.node.cluster_cidrs.clone(),

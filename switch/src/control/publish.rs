@@ -202,7 +202,7 @@ impl Publisher {
             },
             device,
             mac: spec.mac.unwrap_or_default(),
-            mtu: spec.mtu.unwrap_or_else(|| state.port_mtu(&spec.bridge)),
+            mtu: record.device_mtu(state.port_mtu(&spec.bridge)),
             tag: spec.tag,
             trunks,
             guard: (spec.guard && spec.kind == PortKind::Tap).then(|| guard(spec)),

@@ -99,6 +99,9 @@ impl Source for Reporter {
                 spec: record.spec.clone(),
                 state: if record.lost.is_some() { PortState::Lost } else { PortState::Up },
                 error: record.lost.clone(),
+                local_mtu: record
+                    .local_mtu
+                    .filter(|mtu| record.spec.mtu.is_some_and(|elsewhere| *mtu > elsewhere)),
                 offloads: view.offloads.get(name).cloned().unwrap_or_default(),
                 counters: PortCounters {
                     rx_frames: counters.rx_frames,

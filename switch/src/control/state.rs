@@ -52,6 +52,10 @@ pub struct PortRecord {
     /// The MTU was not asked for: it follows the bridge's and the underlay's.
     #[serde(default)]
     pub mtu_follows: bool,
+    /// MTU of its device, in bytes, where that is to be bigger than `spec.mtu`: the bridge's `local_mtu` when the port was
+    /// made. What leads out of the node has `spec.mtu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_mtu: Option<u32>,
     /// Which CNI attachment it serves.
     #[serde(default)]
     pub attachment: Option<Attachment>,
@@ -69,12 +73,26 @@ pub struct PortRecord {
 impl PortRecord {
     /// A port of `spec`, whose device is to be made.
     pub fn new(spec: PortSpec) -> Self {
-        PortRecord { spec, mtu_follows: false, attachment: None, netns: None, tap: None, lost: None }
+        PortRecord {
+            spec,
+            mtu_follows: false,
+            local_mtu: None,
+            attachment: None,
+            netns: None,
+            tap: None,
+            lost: None,
+        }
     }
 
     /// True if the record ends with the boot: its namespace does.
     pub fn is_volatile(&self) -> bool {
         self.netns.is_some() || self.spec.netns.is_some() || self.spec.owner == Owner::Cni
+    }
+
+    /// MTU of the device, in bytes; `bridges` for one that its spec does not tell.
+    pub fn device_mtu(&self, bridges: u32) -> u32 {
+        let elsewhere = self.spec.mtu.unwrap_or(bridges);
+        self.local_mtu.map_or(elsewhere, |local| local.max(elsewhere))
     }
 
     /// Name of the device, which a resolved TAP always has.
@@ -257,6 +275,7 @@ impl State {
             }
             if spec.mtu.is_none() {
                 record.mtu_follows = true;
+                record.local_mtu = self.bridges.get(&spec.bridge).and_then(|bridge| bridge.local_mtu);
             }
             if record.mtu_follows {
                 spec.mtu = Some(self.port_mtu(&spec.bridge));
@@ -265,11 +284,40 @@ impl State {
                 spec.gateways = Some(self.default_gateways(spec));
             }
         }
+        let has_local = record.local_mtu.is_some();
+        let stretches = record.spec.kind == PortKind::Vxlan;
         self.ports.insert(record.spec.name.clone(), Arc::new(record));
+        if has_local || stretches {
+            self.end_local_mtu();
+        }
+    }
+
+    /// Takes the bigger MTU from ports that must not have it (any more): those to which something is on link that may
+    /// not be on this node, or whose router could not tell a sender that a packet is too big.
+    fn end_local_mtu(&mut self) {
+        let segments = self.ports.values().filter(|port| port.spec.kind == PortKind::Vxlan);
+        let stretched: BTreeSet<&str> = segments.map(|port| port.spec.bridge.as_str()).collect();
+        let may_have = |spec: &PortSpec| {
+            let gateways =
+                self.bridges.get(&spec.bridge).map(|bridge| &bridge.gateways[..]).unwrap_or_default();
+            let is_local = |ip: &IpNet| gateways.iter().any(|gateway| gateway.trunc().contains(ip));
+            spec.tag.is_none()
+                && !spec.ips.is_empty()
+                && spec.ips.iter().all(is_local)
+                && !stretched.contains(spec.bridge.as_str())
+        };
+        let ports = self.ports.values().filter(|port| port.local_mtu.is_some() && !may_have(&port.spec));
+        let names: Vec<String> = ports.map(|port| port.spec.name.clone()).collect();
+        for name in names {
+            if let Some(port) = self.ports.get_mut(&name) {
+                Arc::make_mut(port).local_mtu = None;
+            }
+        }
     }
 
     /// Gives every port whose MTU follows the bridge its present MTU.
     pub fn follow_mtu(&mut self) {
+        self.end_local_mtu();
         let following: Vec<_> = self
             .ports
             .values()

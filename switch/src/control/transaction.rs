@@ -112,6 +112,9 @@ fn check_bridge(spec: &BridgeSpec) -> Result<()> {
     if let Some(mtu) = spec.mtu.filter(|mtu| !(68..=65_521).contains(mtu)) {
         return Err(invalid(format!("mtu {mtu}; expected 68 to 65521 bytes")));
     }
+    if let Some(mtu) = spec.local_mtu.filter(|mtu| !(1280..=65_521).contains(mtu)) {
+        return Err(invalid(format!("local_mtu {mtu}; expected 1280 to 65521 bytes")));
+    }
     if !(10..=1_000_000).contains(&spec.ageing_seconds) {
         return Err(invalid(format!("ageing_seconds {}; expected 10 to 1000000", spec.ageing_seconds)));
     }

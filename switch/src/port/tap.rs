@@ -7,12 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use weft_encap::vnet;
-use weft_sys::tun::{Offloads, Tap};
+use weft_encap::{eth, vlan, vnet};
+use weft_sys::tun::{MTU_MAX, Offloads, Tap};
 
 use super::{BATCH_BYTES, Refused, Rx};
-use crate::mem::{Batch, Ingress, Pool};
+use crate::mem::{Batch, Ingress, MAX_FRAME, Pool};
 use crate::table::PortSlot;
+
+// A longer frame would be cut short by the read.
+const _: () = assert!(MTU_MAX as usize + eth::LEN + vlan::LEN <= MAX_FRAME);
 
 /// An open TAP device. Closing it blocks for 16 to 20 ms: the last reference must not be a worker's.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub fn config(data: &[u8]) {
         Ok(config) => {
             assert!(config.run_dir.is_absolute() && config.socket.is_absolute());
             assert!(config.mtu.is_none_or(|mtu| (1280..=65_521).contains(&mtu)));
+            assert!(config.local_mtu.is_none_or(|mtu| (1280..=65_521).contains(&mtu)));
             assert!(config.vxlan_port > 0 && config.workers <= 64);
             node_network(&config, None, &Machine::default()).expect("alone, a node needs no entry");
         }

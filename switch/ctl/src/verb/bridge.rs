@@ -14,6 +14,7 @@ Settings:
   gateway=ADDRESS/PREFIX   address of the bridge's router; repeat it or list with commas
   mac=MAC                  the router's MAC
   mtu=BYTES                MTU of new ports
+  local-mtu=BYTES          MTU of new ports towards each other, up to 65521; other routes have mtu
   ageing-seconds=N         after which a learned MAC is forgotten (300)
   fdb-max=N                most learned MACs (16384)
   flood-pps=N              frames per second that one port may have flooded (10000); 0: no limit

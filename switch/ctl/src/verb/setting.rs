@@ -152,7 +152,7 @@ fn bridge_record(info: &BridgeInfo) -> Value {
     let spec = &info.spec;
     json!({
         "name": spec.name, "owner": spec.owner, "gateway": spec.gateways, "mac": info.router_mac.or(spec.mac),
-        "mtu": spec.mtu, "ageing-seconds": spec.ageing_seconds, "fdb-max": spec.fdb_max,
+        "mtu": spec.mtu, "local-mtu": spec.local_mtu, "ageing-seconds": spec.ageing_seconds, "fdb-max": spec.fdb_max,
         "flood-pps": spec.flood_pps, "fdb-learned": info.fdb_learned, "ports": info.ports,
     })
 }
@@ -163,7 +163,7 @@ fn port_record(info: &PortInfo) -> Value {
     json!({
         "name": spec.name, "bridge": spec.bridge, "type": spec.kind, "owner": spec.owner, "state": info.state,
         "error": info.error, "netns": spec.netns, "ifname": spec.ifname, "mac": spec.mac, "ip": spec.ips,
-        "gateway": spec.gateways, "route": spec.routes, "mtu": spec.mtu, "tag": spec.tag, "trunks": spec.trunks,
+        "gateway": spec.gateways, "route": spec.routes, "mtu": spec.mtu, "local-mtu": info.local_mtu, "tag": spec.tag, "trunks": spec.trunks,
         "guard": spec.guard, "offloads": info.offloads, "offloads-off": spec.offloads_off, "queues": spec.queues,
         "vni": spec.vni, "remote": spec.remotes, "udp-port": spec.udp_port, "external_ids": spec.external_ids,
         "statistics": info.counters,

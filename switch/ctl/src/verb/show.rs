@@ -64,8 +64,8 @@ fn bridge_fields(bridge: &BridgeInfo) -> Vec<(&'static str, String)> {
         let mac = bridge.router_mac.map(|mac| format!(" at {mac}")).unwrap_or_default();
         fields.push(("gateway", render::list(&spec.gateways) + &mac));
     }
-    if let Some(mtu) = spec.mtu {
-        fields.push(("mtu", mtu.to_string()));
+    for (name, mtu) in [("mtu", spec.mtu), ("local-mtu", spec.local_mtu)] {
+        fields.extend(mtu.map(|mtu| (name, mtu.to_string())));
     }
     fields.push(("learned", format!("{} MACs", bridge.fdb_learned)));
     fields
@@ -93,6 +93,7 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
     push("mac", spec.mac.map(|mac| mac.to_string()));
     push("ip", listed(spec.ips.iter().map(ToString::to_string).collect()));
     push("mtu", spec.mtu.map(|mtu| mtu.to_string()));
+    push("local-mtu", port.local_mtu.map(|mtu| mtu.to_string()));
     push("tag", spec.tag.map(|tag| tag.to_string()));
     push("trunks", listed(spec.trunks.iter().map(ToString::to_string).collect()));
     push("guard", (spec.kind == PortKind::Tap && !spec.guard).then(|| "off".to_owned()));

@@ -1,5 +1,6 @@
 //! CHECK: is the interface in the namespace as ADD left it? What plugins later in the chain changed counts as they left
-//! it, because the expectation is the final result; MTU and further addresses or routes are nobody's error.
+//! it, because the expectation is the final result; MTU and further addresses or routes are nobody's error. But a route
+//! that had an MTU below the device's must have one: without it TCP would offer what no other node can send.
 
 use ipnet::IpNet;
 use weft_api::port::PodRoute;
@@ -46,14 +47,18 @@ fn look_inside(port: &PortRecord, expected: &Expected) -> Result<(), String> {
     }
     let routes = netlink.route_list(None).map_err(said)?;
     for route in &expected.routes {
-        let there = routes.iter().any(|present| {
+        let there = routes.iter().find(|present| {
             present.table == MAIN_TABLE
                 && present.dst == route.dst.trunc()
                 && (route.gw.is_none() || present.via == route.gw)
         });
-        if !there {
+        let Some(there) = there else {
             let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
             return Err(format!("the route to {}{via} is gone", route.dst));
+        };
+        let is_bigger = port.spec.mtu.is_some_and(|mtu| link.mtu > mtu);
+        if is_bigger && route.mtu.is_some() && there.mtu.is_none() {
+            return Err(format!("the route to {} has lost its MTU", route.dst));
         }
     }
     Ok(())

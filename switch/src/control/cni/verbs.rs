@@ -4,19 +4,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use weft_api::cni::{
     Added, Attach, Attachment, CniError, ContainerInterface, DelegatedIp, Ipam, Reply, Request, code,
 };
-use weft_api::port::PodRoute;
 use weft_api::{ApiError, Code, Owner, PortKind, PortSpec};
 use weft_sys::netns::Netns;
 use weft_sys::pathid::Dir;
 
 use super::check;
-use crate::control::effects::port::pod_mtu;
+use crate::control::effects::port::{TapSpec, pod_mtu};
 use crate::control::engine::{Draft, Handle, HangUp, PodNetns, View, unix_now};
 use crate::control::ipam::{self, IpamError};
+use crate::control::plan;
 use crate::control::state::{NetnsRecord, PortRecord};
 use crate::control::transaction::check_port;
 
@@ -131,7 +130,7 @@ async fn add(handle: &Handle, attach: Attach, pod: Pod) -> Result<Added, VerbErr
         let (attach, netns) = (attach.clone(), netns.clone());
         handle.edit("cni add", HangUp::RollBack, move |draft: &mut Draft| wire(draft, attach, netns))
     };
-    let port = match attempt().await {
+    let (port, device) = match attempt().await {
         // The call of a plugin that was killed was still under way when this one came; runtimes make one at a time.
         Err(VerbError::Cni(error)) if error.code == code::TRY_AGAIN => {
             del(handle, attach.attachment.clone()).await?;
@@ -139,7 +138,7 @@ async fn add(handle: &Handle, attach: Attach, pod: Pod) -> Result<Added, VerbErr
         }
         result => result?.0,
     };
-    Ok(added(&port, &delegated))
+    Ok(added(&port, &device, &delegated))
 }
 
 /// Succeeds whatever is missing.
@@ -226,8 +225,8 @@ fn status(view: &View, delegated_ipam: bool) -> Result<(), VerbError> {
     }
 }
 
-/// Puts the port into the draft.
-fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<Arc<PortRecord>, VerbError> {
+/// Puts the port into the draft; with the device that it will have.
+fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<(Arc<PortRecord>, TapSpec), VerbError> {
     let Attach { attachment, bridge, mac, mtu, ipam, pod_namespace, pod_name, .. } = attach;
     let name = port_name(&attachment);
     if draft.state.ports.contains_key(&name) {
@@ -284,11 +283,8 @@ fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<Arc<PortRe
     draft.netns.insert(name.clone(), netns);
     draft.state.put_port(record);
     check_port(&draft.state, &name)?;
-    draft
-        .state
-        .ports
-        .get(&name)
-        .cloned()
+    let port = draft.state.ports.get(&name).cloned();
+    port.and_then(|port| Some((Arc::clone(&port), plan::device(&draft.state, &port)?)))
         .ok_or_else(|| CniError::new(code::INTERNAL, format!("port {name} did not stay in the state")).into())
 }
 
@@ -307,11 +303,10 @@ fn port_name(attachment: &Attachment) -> String {
     format!("cni-{}", file.trim_end_matches(".json"))
 }
 
-fn added(port: &PortRecord, delegated: &[DelegatedIp]) -> Added {
-    let spec = &port.spec;
-    let gateways = spec.gateways.as_deref().unwrap_or_default();
+fn added(port: &PortRecord, device: &TapSpec, delegated: &[DelegatedIp]) -> Added {
+    let gateways = &device.gateways;
     let gateway_of = |ip: IpAddr| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
-    let mut ips: Vec<DelegatedIp> = spec
+    let mut ips: Vec<DelegatedIp> = device
         .ips
         .iter()
         .map(|address| match delegated.iter().find(|given| given.address == *address) {
@@ -320,18 +315,8 @@ fn added(port: &PortRecord, delegated: &[DelegatedIp]) -> Added {
         })
         .collect();
     ips.sort_by_key(|ip| ip.address.addr().is_ipv6());
-    let mut routes = spec.routes.clone();
-    for gateway in gateways {
-        let dst = match gateway {
-            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
-        };
-        if !routes.iter().any(|route| route.dst == dst) {
-            routes.push(PodRoute { dst, gw: Some(*gateway), mtu: None });
-        }
-    }
-    let (mac, mtu) = (spec.mac.unwrap_or_default(), spec.mtu.unwrap_or_default());
-    Added { port: spec.name.clone(), mac, mtu, ips, routes }
+    let routes = device.all_routes().into_iter().map(|(route, _)| route).collect();
+    Added { port: port.spec.name.clone(), mac: device.mac, mtu: device.mtu, ips, routes }
 }
 
 #[cfg(test)]

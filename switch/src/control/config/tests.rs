@@ -22,6 +22,10 @@ fn errors_name_file_line_and_what_is_expected() {
         ("vni = 0", "/weft.toml:1: vni is 0; expected 1 to 16777215"),
         ("mtu = 900", "/weft.toml:1: mtu is 900; expected 1280 to 65521"),
         (
+            "mtu = 1400\nlocal_mtu = 65535",
+            "/weft.toml:2: local_mtu is 65535; expected 1280 to 65521 bytes, or 0",
+        ),
+        (
             "pod_cidrs = [\"10.0.0.1/24\"]",
             "/weft.toml:1: pod_cidrs is 10.0.0.1/24 has host bits set; expected 10.0.0.0/24",
         ),

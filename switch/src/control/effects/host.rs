@@ -45,6 +45,8 @@ pub struct HostSpec {
     pub router_mac: MacAddr,
     /// MTU between nodes, in bytes.
     pub mtu: u32,
+    /// MTU towards this node's pods, in bytes, where it is bigger.
+    pub local_mtu: Option<u32>,
     /// The router's addresses, with the prefix of their pod CIDR: `weft0` has them.
     pub gateways: Vec<IpNet>,
     /// Prefixes of this node's pods.
@@ -63,7 +65,10 @@ impl HostSpec {
         TapSpec {
             ifname: self.ifname.clone(),
             mac: self.mac,
-            mtu: self.mtu.max(super::port::MIN_MTU_V6),
+            mtu: self.mtu.max(self.local_mtu.unwrap_or(0)).max(super::port::MIN_MTU_V6),
+            // Its routes are set by `HostNetwork`.
+            route_mtu: None,
+            local: Vec::new(),
             overlay_mtu: self.mtu,
             ips: self.gateways.clone(),
             gateways: Vec::new(),
@@ -100,6 +105,7 @@ impl HostSpec {
                 route.dev = Some(index);
                 route.src = Some(source.addr());
                 route.onlink = true;
+                route.mtu = self.local_mtu.filter(|local| *local > self.mtu).map(|_| self.mtu);
                 Some(route)
             })
             .collect()
@@ -312,7 +318,7 @@ fn set_neighbours(netlink: &mut Netlink, index: u32, spec: &HostSpec) -> Result<
 /// by both is never without.
 fn set_routes(netlink: &mut Netlink, index: u32, wanted: &[Route]) -> Result<(), EffectError> {
     let present = our_routes(netlink, index)?;
-    let same = |a: &Route, b: &Route| (a.dst, a.via, a.src) == (b.dst, b.via, b.src);
+    let same = |a: &Route, b: &Route| (a.dst, a.via, a.src, a.mtu) == (b.dst, b.via, b.src, b.mtu);
     for route in wanted.iter().filter(|route| !present.iter().any(|old| same(old, route))) {
         let stale = present.iter().any(|old| old.dst == route.dst);
         let done = if stale { netlink.route_replace(route) } else { netlink.route_add(route) };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use weft_api::port::PodRoute;
 use weft_encap::MacAddr;
-use weft_sys::link::{AddrFlags, Link, LinkChange, Netlink, Route};
+use weft_sys::link::{AddrFlags, Link, LinkChange, Netlink, RTPROT_WEFT, Route};
 use weft_sys::netns::{Netns, NsId};
 use weft_sys::sysctl;
 use weft_sys::tun::{MTU_MAX, Offloads, Tap, TapOptions, valid_name};
@@ -44,6 +44,10 @@ pub struct TapSpec {
     pub mac: MacAddr,
     /// Its MTU, in bytes.
     pub mtu: u32,
+    /// MTU of routes that lead out of the node, in bytes, where that is less than the device's.
+    pub route_mtu: Option<u32>,
+    /// With a `route_mtu`: the prefixes that are on this node.
+    pub local: Vec<IpNet>,
     /// MTU between nodes, in bytes: superframes are kept so short that one fits one UDP send.
     pub overlay_mtu: u32,
     /// Its addresses, with prefix.
@@ -56,6 +60,32 @@ pub struct TapSpec {
     pub queues: u8,
     /// Offloads it must not use: of `csum`, `tso4`, `tso6`, `ecn`, `uso`.
     pub offloads_off: Vec<String>,
+}
+
+impl TapSpec {
+    /// The routes that are set, with their MTUs; `true`: implied by a gateway, not asked for by name.
+    pub fn all_routes(&self) -> Vec<(PodRoute, bool)> {
+        let asked = self.routes.iter().map(|route| PodRoute { dst: route.dst.trunc(), ..route.clone() });
+        let mut all: Vec<(PodRoute, bool)> = asked.map(|route| (route, false)).collect();
+        let on_link = |net: &IpNet| self.ips.iter().any(|ip| ip.trunc().contains(net));
+        for gateway in &self.gateways {
+            let v4 = gateway.is_ipv4();
+            // Further prefixes of this node are not on link, but bigger packets fit there, too.
+            let local = self.local.iter().filter(|net| net.addr().is_ipv4() == v4 && !on_link(net));
+            for dst in local.copied().chain([default_route(*gateway)]) {
+                if !all.iter().any(|(route, _)| route.dst == dst) {
+                    all.push((PodRoute { dst, gw: Some(*gateway), mtu: None }, true));
+                }
+            }
+        }
+        if let Some(most) = self.route_mtu {
+            let elsewhere = |dst: &IpNet| !on_link(dst) && !self.local.iter().any(|net| net.contains(dst));
+            for (route, _) in all.iter_mut().filter(|(route, _)| elsewhere(&route.dst)) {
+                route.mtu = Some(route.mtu.unwrap_or(most).min(most));
+            }
+        }
+        all
+    }
 }
 
 /// An open port.
@@ -407,7 +437,7 @@ fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
 }
 
 /// While no daemon ran the underlay may have shrunk: packets that fit no more must not be sent. A bigger MTU can wait, and
-/// a smaller one may be another plugin's wish.
+/// a smaller one may be another plugin's wish. So with the MTUs of routes.
 fn shrink(netlink: &mut Netlink, link: &Link, spec: &TapSpec) {
     let gso = gso_max_size(spec.overlay_mtu);
     let change = LinkChange {
@@ -420,6 +450,36 @@ fn shrink(netlink: &mut Netlink, link: &Link, spec: &TapSpec) {
     {
         tracing::warn!(%error, "the MTU of a port that came back");
     }
+    let is_wider =
+        |old: Option<u32>, new: Option<u32>| new.is_some() && old.is_none_or(|old| Some(old) > new);
+    if spec.route_mtu.is_some()
+        && let Err(error) = resize_routes(netlink, link.index, spec, is_wider)
+    {
+        tracing::warn!(%error, "the MTU of routes of a port that came back");
+    }
+}
+
+/// Gives routes that are there the MTUs of `spec`, where `which` (of the present one and the new one) says so.
+fn resize_routes(
+    netlink: &mut Netlink,
+    index: u32,
+    spec: &TapSpec,
+    which: impl Fn(Option<u32>, Option<u32>) -> bool,
+) -> Result<(), weft_sys::link::Error> {
+    let present = netlink.route_list(Some(index))?;
+    for (route, _) in routes(spec, index) {
+        // Another program's is left alone, another interface's too.
+        let there = present.iter().find(|old| old.protocol == RTPROT_WEFT && same_way(old, &route));
+        if there.is_some_and(|there| there.mtu != route.mtu && which(there.mtu, route.mtu)) {
+            netlink.route_replace(&route)?;
+        }
+    }
+    Ok(())
+}
+
+/// True if they differ in MTU at most.
+fn same_way(a: &Route, b: &Route) -> bool {
+    (a.dst, a.via, a.dev, a.table) == (b.dst, b.via, b.dev, b.table)
 }
 
 /// A pod must not configure itself from router advertisements; and IPv6 addresses need IPv6, which some runtimes
@@ -441,28 +501,16 @@ fn set_sysctls(spec: &TapSpec) -> Result<(), EffectError> {
 
 /// The routes of a spec; `true`: implied by a gateway, not asked for by name.
 fn routes(spec: &TapSpec, index: u32) -> Vec<(Route, bool)> {
-    let mut all: Vec<(Route, bool)> = Vec::new();
     let onlink = |gw: IpAddr| !spec.ips.iter().any(|ip| ip.contains(&gw)) && !is_link_local(gw);
-    for route in &spec.routes {
-        let mut made = Route::new(route.dst.trunc());
+    let made = |route: PodRoute| {
+        let mut made = Route::new(route.dst);
         made.dev = Some(index);
         made.via = route.gw;
         made.onlink = route.gw.is_some_and(onlink);
         made.mtu = route.mtu;
-        all.push((made, false));
-    }
-    for gateway in &spec.gateways {
-        let dst = default_route(*gateway);
-        if all.iter().any(|(route, _)| route.dst == dst) {
-            continue;
-        }
-        let mut made = Route::new(dst);
-        made.dev = Some(index);
-        made.via = Some(*gateway);
-        made.onlink = onlink(*gateway);
-        all.push((made, true));
-    }
-    all
+        made
+    };
+    spec.all_routes().into_iter().map(|(route, implied)| (made(route), implied)).collect()
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -488,8 +536,13 @@ fn change(netlink: &mut Netlink, index: u32, old: &TapSpec, new: &TapSpec) -> Re
         netlink.link_set(index, &link)?;
     }
     let (old_routes, new_routes) = (routes(old, index), routes(new, index));
-    for (route, _) in old_routes.iter().filter(|route| !new_routes.contains(route)) {
+    let among = |all: &[(Route, bool)], route: &Route| all.iter().any(|(other, _)| same_way(other, route));
+    for (route, _) in old_routes.iter().filter(|(route, _)| !among(&new_routes, route)) {
         ignore_missing(netlink.route_del(route))?;
+    }
+    // Not deleted and added: in between, the pod would have none.
+    if new_routes.iter().any(|route| !old_routes.contains(route) && among(&old_routes, &route.0)) {
+        resize_routes(netlink, index, new, |_, _| true)?;
     }
     for ip in old.ips.iter().filter(|ip| !new.ips.contains(ip)) {
         ignore_missing(netlink.addr_del(index, *ip))?;

@@ -402,6 +402,7 @@ impl Engine {
             vni,
             vxlan_port,
             mtu,
+            local_mtu,
             flood_pps,
             ..
         } = config;
@@ -418,6 +419,7 @@ impl Engine {
             vni,
             vxlan_port,
             mtu,
+            local_mtu,
             flood_pps,
             ..before.clone()
         };

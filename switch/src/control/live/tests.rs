@@ -7,6 +7,7 @@ fn host() -> HostSpec {
         mac: "02:00:00:00:00:11".parse().unwrap(),
         router_mac: "02:00:00:00:00:01".parse().unwrap(),
         mtu: 1450,
+        local_mtu: None,
         gateways: vec!["10.244.1.1/24".parse().unwrap()],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],

@@ -10,7 +10,7 @@ use super::{Result, check_bridge, check_port, invalid, no_bridge, no_port, owned
 use crate::control::state::State;
 
 /// Keys of a bridge.
-const BRIDGE_KEYS: &str = "mtu, ageing_seconds, fdb_max, flood_pps, gateways, mac";
+const BRIDGE_KEYS: &str = "mtu, local_mtu, ageing_seconds, fdb_max, flood_pps, gateways, mac";
 /// Keys of a port.
 const PORT_KEYS: &str = "tag, trunks, guard, ips, mac, mtu, remotes, external_ids:KEY";
 
@@ -23,6 +23,7 @@ pub(super) fn bridge(state: &mut State, name: &str, key: &str, value: &str) -> R
     let mut spec = (**old).clone();
     match key {
         "mtu" => spec.mtu = optional(key, value)?,
+        "local_mtu" => spec.local_mtu = optional(key, value)?,
         "mac" => spec.mac = optional(key, value)?,
         "ageing_seconds" => spec.ageing_seconds = or_default(key, value, weft_api::bridge::default_ageing())?,
         "fdb_max" => spec.fdb_max = or_default(key, value, weft_api::bridge::default_fdb_max())?,
@@ -61,7 +62,7 @@ pub(super) fn port(state: &mut State, name: &str, key: &str, value: &str) -> Res
         "mac" => spec.mac = optional(key, value)?,
         "mtu" => {
             spec.mtu = optional(key, value)?;
-            record.mtu_follows = spec.mtu.is_none();
+            (record.mtu_follows, record.local_mtu) = (spec.mtu.is_none(), None);
         }
         "remotes" => spec.remotes = list(key, value)?,
         _ => match key.strip_prefix("external_ids:") {

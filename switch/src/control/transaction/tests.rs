@@ -51,6 +51,49 @@ fn later_commands_see_earlier_ones() {
 }
 
 #[test]
+fn a_bigger_mtu_is_for_new_ports_that_reach_their_neighbours_on_this_node() {
+    let mut draft = draft();
+    run(&mut draft, &format!("{BR1},{WEB}")).unwrap();
+    let set = r#"{"do":"set-bridge","name":"br1","key":"local_mtu","value":"65521"}"#;
+    let port = |name: &str, more: &str| {
+        let (port, netns) = (format!(r#""name":"{name}","bridge":"br1""#), format!(r#""netns":"{name}""#));
+        format!(r#"{{"do":"add-port","port":{{{port},{netns},{more}}}}}"#)
+    };
+    let ports = [
+        port("new", r#""ips":["10.9.0.3/24"]"#),
+        port("told", r#""ips":["10.9.0.4/24"],"mtu":1400"#),
+        port("bare", r#""guard":true"#),
+        port("tagged", r#""ips":["10.9.0.5/24"],"tag":7"#),
+        port("wide", r#""ips":["10.9.0.6/16"]"#),
+    ];
+    run(&mut draft, &format!("{set},{}", ports.join(","))).unwrap();
+    let mtus = |draft: &Draft, name: &str| {
+        let record = &draft.state.ports[name];
+        let device = crate::control::plan::device(&draft.state, record).unwrap();
+        (device.mtu, device.route_mtu)
+    };
+    assert_eq!(mtus(&draft, "new"), (65_521, Some(1450)));
+    for (name, mtu) in [("web", 1450), ("told", 1400), ("bare", 1450), ("tagged", 1450), ("wide", 1450)] {
+        assert_eq!(mtus(&draft, name), (mtu, None), "{name}");
+    }
+    // What was made before is asked anew by name.
+    run(&mut draft, r#"{"do":"set-port","name":"web","key":"mtu","value":""}"#).unwrap();
+    assert_eq!(mtus(&draft, "web"), (65_521, Some(1450)));
+    run(&mut draft, r#"{"do":"set-port","name":"web","key":"mtu","value":"1300"}"#).unwrap();
+    assert_eq!(mtus(&draft, "web"), (1300, None));
+    // The underlay changes; then other nodes are on link.
+    Arc::make_mut(&mut draft.state.node).underlay_mtu = Some(1400);
+    draft.state.follow_mtu();
+    assert_eq!(mtus(&draft, "new"), (65_521, Some(1350)));
+    let segment = r#"{"do":"add-port","port":{"name":"v","bridge":"br1","kind":"vxlan","vni":7,"remotes":["192.0.2.9"]}}"#;
+    run(&mut draft, segment).unwrap();
+    run(&mut draft, &port("later", r#""ips":["10.9.0.7/24"]"#)).unwrap();
+    assert_eq!((mtus(&draft, "new"), mtus(&draft, "later")), ((1350, None), (1350, None)));
+    let error = run(&mut draft, &set.replace("65521", "65535")).unwrap_err();
+    assert_eq!(error.2, "local_mtu 65535; expected 1280 to 65521 bytes");
+}
+
+#[test]
 fn errors_name_code_command_and_reason() {
     let port = |more: &str| format!(r#"{{"do":"add-port","port":{{"name":"p","bridge":"br1",{more}}}}}"#);
     for (command, code, message) in [

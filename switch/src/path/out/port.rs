@@ -7,7 +7,7 @@ use weft_encap::{Fragment, Headers, L4, Reason, VnetHdr, checksum, parse, vnet};
 use weft_sys::tun::Offloads;
 
 use super::Departure;
-use crate::mem::{Frame, Pool};
+use crate::mem::{Frame, MAX_FRAME, Pool};
 use crate::path::counters::{Counters, Total};
 use crate::port::Refused;
 use crate::table::Port;
@@ -18,8 +18,8 @@ pub(super) struct Cutter {
     cut: Box<[u8]>,
 }
 
-/// Bytes cut at a time; longer superframes take several turns.
-const CUT_BYTES: usize = 64 << 10;
+/// Bytes cut at a time; longer superframes take several turns. The longest segment fits.
+const CUT_BYTES: usize = vnet::LEN + MAX_FRAME;
 
 impl Default for Cutter {
     fn default() -> Self {

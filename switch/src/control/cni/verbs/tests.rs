@@ -1,3 +1,5 @@
+use ipnet::IpNet;
+
 use super::*;
 use crate::control::state::State;
 use crate::control::testing::state_with_cluster;

@@ -8,6 +8,7 @@ fn spec() -> HostSpec {
         mac: "02:00:00:00:00:11".parse().unwrap(),
         router_mac: "02:00:00:00:00:01".parse().unwrap(),
         mtu: 1450,
+        local_mtu: None,
         gateways: vec!["10.244.1.1/24".parse().unwrap(), "fd00:1:1::1/64".parse().unwrap()],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1:1::/64".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
@@ -142,6 +143,15 @@ fn a_change_touches_the_difference_only() {
             );
             assert!(!sh("ip addr show dev weft0").contains("fd00:1:1::1"));
             assert!(sh("ip link show dev weft0").contains("mtu 1400"));
+            // Bigger packets to pods of this node alone, and back.
+            new.local_mtu = Some(65_521);
+            network.apply(&new).unwrap();
+            let elsewhere = |mtu: &str| sh("ip route show 10.244.0.0/16").contains(mtu);
+            assert!(sh("ip link show dev weft0").contains("mtu 65521") && elsewhere("mtu 1400"));
+            assert!(!sh("ip route show 10.244.1.0/24").contains("mtu"));
+            new.local_mtu = None;
+            network.apply(&new).unwrap();
+            assert!(sh("ip link show dev weft0").contains("mtu 1400") && !elsewhere("mtu"));
             // Another program's route is named, not taken.
             sh("ip route add 10.10.0.0/16 dev lo");
             new.cluster_cidrs.push("10.10.0.0/16".parse().unwrap());

@@ -10,6 +10,8 @@ fn spec() -> TapSpec {
         ifname: "eth0".into(),
         mac: "02:00:00:00:00:07".parse().unwrap(),
         mtu: 1450,
+        route_mtu: None,
+        local: Vec::new(),
         overlay_mtu: 1450,
         ips: vec!["10.244.1.7/24".parse().unwrap(), "fd00:1::7/64".parse().unwrap()],
         gateways: vec!["10.244.1.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
@@ -238,6 +240,50 @@ fn reconfiguring_changes_the_difference() {
     assert!(reconfigure(port.index, &netns, &new, &TapSpec { queues: 2, ..new.clone() }).is_err());
     reconfigure(port.index, &netns, &new, &spec()).unwrap();
     assert!(netns.run(|| sh("ip route show")).unwrap().contains("192.0.2.0/24 via 10.244.1.9"));
+}
+
+#[test]
+fn a_bigger_device_has_smaller_routes() {
+    if !root() {
+        return;
+    }
+    let small = spec();
+    let big = TapSpec {
+        mtu: MTU_MAX,
+        route_mtu: Some(1450),
+        local: vec!["10.244.1.0/24".parse().unwrap(), "10.99.0.0/24".parse().unwrap()],
+        ..spec()
+    };
+    let netns = namespace();
+    let port = create(&big, &netns).unwrap();
+    let all = || netns.run(|| sh("ip route show") + &sh("ip -6 route show")).unwrap();
+    let line =
+        |start: &str| all().lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+    let is_big = || {
+        assert_eq!(link(&netns, "eth0").unwrap().mtu, MTU_MAX);
+        assert!(line("default via 10.244.1.1").contains("mtu 1450"), "{}", all());
+        assert!(line("default via fd00:1::1").contains("mtu 1450"), "{}", all());
+        assert!(line("192.0.2.0/24").contains("mtu 1400") && line("198.51.100.0/24").contains("mtu 1450"));
+        for local in ["10.244.1.0/24 dev eth0", "10.99.0.0/24 via 10.244.1.1", "fd00:1::/64 dev eth0"] {
+            assert!(!line(local).is_empty() && !line(local).contains("mtu"), "{local}: {}", all());
+        }
+    };
+    is_big();
+    reconfigure(port.index, &netns, &big, &small).unwrap();
+    assert!(link(&netns, "eth0").unwrap().mtu == 1450 && !line("default").contains("mtu"), "{}", all());
+    // The kernel takes an IPv6 route of the old device's MTU along when that grows.
+    reconfigure(port.index, &netns, &small, &big).unwrap();
+    is_big();
+    // The underlay has shrunk while nobody was there.
+    drop(port);
+    let narrow = TapSpec { route_mtu: Some(1350), overlay_mtu: 1350, ..big };
+    close(reattach(&narrow, &netns).unwrap());
+    assert!(line("default via 10.244.1.1").contains("mtu 1350"), "{}", all());
+    assert!(line("default via fd00:1::1").contains("mtu 1350"), "{}", all());
+    assert_eq!(
+        link(&netns, "eth0").map(|link| (link.mtu, link.gso_max_size)),
+        Some((MTU_MAX, gso_max_size(1350)))
+    );
 }
 
 #[test]
