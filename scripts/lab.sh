@@ -12,6 +12,7 @@
 #   --pods N       pods per node (default: 2)
 #   --ipv6         pods get IPv6 addresses, too
 #   --mtu N        MTU of the underlay (default: 1500; pods get 50 less, 70 with --underlay6)
+#   --local-mtu N  MTU of pods and node towards each other on one node (weft and kernel nodes); other routes have the pods' MTU
 #   --underlay6    the nodes' own addresses are IPv6
 #   --keeper       weftd runs under weft-keeper: kill it and look
 #   --cc NAME      TCP congestion control of all pods, where the kernel has it (default: the kernel's)
@@ -63,7 +64,7 @@ main() {
 # ---------------------------------------------------------------- up
 
 up() {
-	PODS=2 IPV6='' MTU=1500 UNDERLAY6='' CC='' KEEPER=''
+	PODS=2 IPV6='' MTU=1500 LOCAL_MTU='' UNDERLAY6='' CC='' KEEPER=''
 	local topology=${1:-}
 	[ -n "$topology" ] || die "up needs a topology: $(topologies | awk '{ printf "%s ", $1 }')"
 	shift
@@ -72,6 +73,7 @@ up() {
 		--lab) LAB=${2:?} && shift ;;
 		--pods) PODS=${2:?} && shift ;;
 		--mtu) MTU=${2:?} && shift ;;
+		--local-mtu) LOCAL_MTU=${2:?} && shift ;;
 		--cc) CC=${2:?} && shift ;;
 		--keeper) KEEPER=weft-keeper ;;
 		--ipv6) IPV6=1 ;;
@@ -94,6 +96,7 @@ up() {
 	esac
 	[[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"
 	[[ $PODS =~ ^(1?[0-9]?[0-9]|200)$ ]] || die "--pods takes 0 to 200"
+	[[ $LOCAL_MTU =~ ^[0-9]*$ ]] || die "--local-mtu takes a number of bytes"
 	[ -z "$IPV6$UNDERLAY6" ] || [ "$MTU" -ge 1350 ] || die "--mtu below 1350 leaves pods less than the 1280 that IPv6 needs"
 	need_root
 	need iproute2=ip procps=sysctl
@@ -139,6 +142,7 @@ pod_cidr() { echo "10.244.$1.0/24"; }
 pod_cidr6() { echo "fd00:10:244:$1::/64"; }
 vtep_mac() { echo "02:77:65:66:74:0$1"; }
 overlay_mtu() { echo $((MTU - (${#UNDERLAY6} > 0 ? 70 : 50))); }
+local_mtu() { echo "${LOCAL_MTU:-$(overlay_mtu)}"; }
 
 make_nodes() {
 	local n
@@ -178,7 +182,7 @@ weft_node() {
 			echo "pod_cidrs = [\"$(pod_cidr $m)\"${IPV6:+, \"$(pod_cidr6 $m)\"}]"
 		done
 	} >"$dir/cluster.toml"
-	: >"$dir/weft.toml"
+	echo "${LOCAL_MTU:+local_mtu = $LOCAL_MTU}" >"$dir/weft.toml"
 	network_conf >"$dir/cni.json"
 	# `ip netns exec` becomes the daemon (or its keeper), so its process id is the daemon's.
 	setsid ip netns exec "$(node_ns "$n")" ${KEEPER:+"$BIN_DIR/$KEEPER"} "$BIN_DIR/weftd" \

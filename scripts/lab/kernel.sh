@@ -6,7 +6,7 @@ kernel_node() {
 	ns=$(node_ns "$1")
 	mtu=$(overlay_mtu)
 	in_ns "$ns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-	ip -n "$ns" link add cni0 mtu "$mtu" type bridge
+	ip -n "$ns" link add cni0 mtu "$(local_mtu)" type bridge
 	ip -n "$ns" addr add "10.244.$n.1/24" dev cni0
 	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::1/64" dev cni0 nodad
 	ip -n "$ns" link set cni0 up
@@ -57,14 +57,14 @@ flannel_rules() {
 
 kernel_pod() {
 	local n=$1 p=$2 node ns mtu
-	node=$(node_ns "$n") ns=$(pod_ns "$n" "$p") mtu=$(overlay_mtu)
+	node=$(node_ns "$n") ns=$(pod_ns "$n" "$p") mtu=$(local_mtu)
 	ns_add "$ns"
 	ip -n "$node" link add "veth$p" mtu "$mtu" type veth peer name eth0 mtu "$mtu" netns "$ns"
 	ip -n "$node" link set "veth$p" master cni0 up
 	ip -n "$ns" addr add "10.244.$n.$((p + 1))/24" dev eth0
 	[ -z "$IPV6" ] || ip -n "$ns" addr add "fd00:10:244:$n::$(printf %x $((p + 1)))/64" dev eth0 nodad
 	ip -n "$ns" link set eth0 up
-	ip -n "$ns" route add default via "10.244.$n.1"
-	[ -z "$IPV6" ] || ip -n "$ns" route add default via "fd00:10:244:$n::1"
+	ip -n "$ns" route add default via "10.244.$n.1" ${LOCAL_MTU:+mtu "$(overlay_mtu)"}
+	[ -z "$IPV6" ] || ip -n "$ns" route add default via "fd00:10:244:$n::1" ${LOCAL_MTU:+mtu "$(overlay_mtu)"}
 	congestion "$ns"
 }

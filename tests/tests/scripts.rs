@@ -44,12 +44,15 @@ fn every_script_prints_its_help() -> Result<()> {
 fn a_lab_works_and_goes_away() {
     as_root(|| {
         let none = Path::new("/nonexistent");
-        let up = lab(&["up", "kernel-nodes", "--pods", "1", "--ipv6", "--mtu", "1600", "--underlay6"], none)?;
+        let options = ["--pods", "1", "--ipv6", "--mtu", "1600", "--underlay6", "--local-mtu", "9000"];
+        let up = lab(&[&["up", "kernel-nodes"][..], &options].concat(), none)?;
         let checked = (|| {
             ensure!(up.contains("n2/pod1"), "{up}");
             lab(&["exec", "n1/pod1", "ping", "-c1", "-W3", "10.244.2.2"], none)?;
             let mtu = lab(&["exec", "n2/pod1", "cat", "/sys/class/net/eth0/mtu"], none)?;
-            ensure!(mtu.trim() == "1530", "{mtu}");
+            ensure!(mtu.trim() == "9000", "{mtu}");
+            let route = lab(&["exec", "n2/pod1", "ip", "route", "show", "default"], none)?;
+            ensure!(route.contains("mtu 1530"), "{route}");
             ensure!(lab(&["up", "kernel-nodes"], none).is_err(), "a lab cannot be up twice");
             ensure!(lab(&["list"], none)?.contains("lab wtlab: kernel-nodes"), "list");
             // A program that exec left behind goes, too.
