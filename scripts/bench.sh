@@ -18,7 +18,8 @@
 #
 # Names of works: tcp4-across-cut-reno is 4 TCP streams across nodes with reno, over an underlay that cuts to its MTU as a
 # NIC does (ethtool -K on the underlay's veth); without -reno BBR is used, where the kernel has it. All offloads are as
-# each side's defaults have them, all pods have one MTU. Everything is removed at the end, also after an interrupt.
+# each side's defaults have them, all pods have one MTU; but tcp1-same-node-bigmtu is between pods whose devices have an
+# MTU of 65521 (lab.sh --local-mtu), over weft and the kernel's bridge. Everything is removed at the end, also after an interrupt.
 #
 # WEFT_BIN_DIR says where the binaries are; WEFT_BENCH names weft-bench, else it is beside them, or built.
 
@@ -73,6 +74,12 @@ add() {
 	LABS+=("$lab")
 	step "Lab of $name"
 	if "$ROOT/scripts/lab.sh" up "$2" --lab "$lab" --cc "$CC" >/dev/null; then
+		case $name in weft | kernel)
+			LABS+=("${lab}b")
+			"$ROOT/scripts/lab.sh" up "$2" --lab "${lab}b" --cc "$CC" --local-mtu 65521 >/dev/null
+			lab=$lab,${lab}b
+			;;
+		esac
 		ARGS+=(--peer "$name=$lab")
 	elif [ "$name" = weft ]; then
 		die "there is no weft to measure"

@@ -30,6 +30,7 @@ const SMALL: &str = "18";
 
 /// Does the work once.
 pub(super) fn measure(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
+    let peer = peer.at(work.way);
     let cut = work.way == Way::AcrossCut;
     if cut {
         peer.cut(true)?;

@@ -21,18 +21,24 @@ const NAMESPACES: &str = "/run/netns";
 pub struct Peer {
     name: String,
     lab: String,
+    /// The same with a bigger MTU between pods of one node.
+    big: Option<Box<Peer>>,
 }
 
 impl FromStr for Peer {
     type Err = String;
 
-    /// Reads `NAME=LAB`.
+    /// Reads `NAME=LAB`, or `NAME=LAB,LAB` with one of the biggest MTU between pods of one node.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, lab) = text.split_once('=').ok_or("NAME=LAB is expected")?;
-        if !Path::new(LABS).join(lab).is_dir() {
-            return Err(format!("no lab {lab} is up"));
+        let (name, labs) = text.split_once('=').ok_or("NAME=LAB is expected")?;
+        let peer = |lab: &str, big| match Path::new(LABS).join(lab).is_dir() {
+            true => Ok(Peer { name: name.to_owned(), lab: lab.to_owned(), big }),
+            false => Err(format!("no lab {lab} is up")),
+        };
+        match labs.split_once(',') {
+            Some((lab, big)) => peer(lab, Some(Box::new(peer(big, None)?))),
+            None => peer(labs, None),
         }
-        Ok(Peer { name: name.to_owned(), lab: lab.to_owned() })
     }
 }
 
@@ -44,7 +50,16 @@ impl Peer {
 
     /// True if its lab has the ends that the work needs.
     pub fn can(&self, work: &Work) -> bool {
-        work.way == Way::SameNode || Path::new(NAMESPACES).join(format!("{}-n2", self.lab)).exists()
+        match work.way {
+            Way::SameNode => true,
+            Way::SameNodeBigMtu => self.big.is_some(),
+            Way::Across | Way::AcrossCut => Path::new(NAMESPACES).join(format!("{}-n2", self.lab)).exists(),
+        }
+    }
+
+    /// With the lab that has what the way needs.
+    pub(super) fn at(&self, way: Way) -> &Peer {
+        self.big.as_deref().filter(|_| way == Way::SameNodeBigMtu).unwrap_or(self)
     }
 
     /// The pod that sends.
@@ -54,7 +69,8 @@ impl Peer {
 
     /// The pod that receives.
     pub(super) fn destination(&self, way: Way) -> String {
-        let place = if way == Way::SameNode { "n1-pod2" } else { "n2-pod1" };
+        let is_across = matches!(way, Way::Across | Way::AcrossCut);
+        let place = if is_across { "n2-pod1" } else { "n1-pod2" };
         format!("{}-{place}", self.lab)
     }
 
@@ -110,6 +126,6 @@ impl Peer {
             let pid = pid.with_context(|| format!("no process id: {line}"))?;
             kill_process(pid, signal).with_context(|| format!("{}: {line} has ended", self.name))?;
         }
-        Ok(())
+        self.big.as_ref().map_or(Ok(()), |big| big.signal(signal))
     }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Way {
     /// Two pods of one node.
     SameNode,
+    /// The same, with devices of the biggest MTU that a TAP has.
+    SameNodeBigMtu,
     /// Pods of two nodes.
     Across,
     /// The same, and the underlay cuts to its MTU what it sends, as a NIC does.
@@ -53,8 +55,8 @@ pub(super) const MIXED: u16 = 64;
 
 /// All works whose names start with one of `starts`; all of them for none.
 pub fn works(starts: &[String]) -> Vec<Work> {
-    use Way::{Across, AcrossCut, SameNode};
-    let mut all = Vec::new();
+    use Way::{Across, AcrossCut, SameNode, SameNodeBigMtu};
+    let mut all = vec![Work { kind: Kind::Tcp { streams: 1, reno: false }, way: SameNodeBigMtu }];
     for streams in [1, 4, 8] {
         for reno in [false, true] {
             let kind = Kind::Tcp { streams, reno };
@@ -80,6 +82,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Way::SameNode => "same-node",
+            Way::SameNodeBigMtu => "same-node-bigmtu",
             Way::Across => "across",
             Way::AcrossCut => "across-cut",
         })
