@@ -269,7 +269,7 @@ impl Doors<'_> {
         let _ = notify("READY=1");
         let pulse = Pulse::new(handle.clone(), Arc::clone(&plane)).run();
         tokio::pin!(pulse);
-        let seats = Seats::new(Arc::clone(&plane)).run(config.seats);
+        let seats = Seats::new(Arc::clone(&plane)).run();
         tokio::pin!(seats);
         let left = giver.has_left();
         tokio::pin!(left);
@@ -289,7 +289,7 @@ impl Doors<'_> {
                     return Ok(End::HandedOver);
                 }
                 () = &mut pulse => {}
-                () = &mut seats => {}
+                () = &mut seats, if config.seats => {}
                 _ = hang_up.recv() => reload(self.args, config, self.log, handle),
                 _ = look.tick() => {
                     signs.alone.iter().for_each(Alone::drain);

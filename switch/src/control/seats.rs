@@ -53,9 +53,9 @@ impl Seats {
         Seats { dataplane, guests: Vec::new(), looked_at: 0, told: false }
     }
 
-    /// Looks for ever, while bulk passes; without `seats` never.
-    pub async fn run(mut self, seats: bool) {
-        while seats {
+    /// Looks for ever, while bulk passes.
+    pub async fn run(mut self) {
+        loop {
             self.dataplane.bulk_begins().await;
             self.looked_at = monotonic_ns();
             let mut pause = FIRST;
@@ -67,7 +67,6 @@ impl Seats {
                 pause = PERIOD;
             }
         }
-        std::future::pending().await
     }
 
     /// Seats whom much bulk passes through, and lets the others go. False: no bulk passes, nobody is seated.
