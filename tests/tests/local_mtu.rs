@@ -49,9 +49,9 @@ fn addresses(pod: &Pod) -> [String; 2] {
 
 fn restart(node: &mut Node, kill: bool) -> Result<()> {
     if kill {
-        node.kill()?
+        node.kill()?;
     } else {
-        node.stop()?
+        node.stop()?;
     }
     node.start()
 }
