@@ -187,6 +187,9 @@ struct Side {
     /// A switch and its lab, NAME=LAB; those called weft and kernel are what ratios are made of.
     #[arg(long = "peer", required = true)]
     peers: Vec<Peer>,
+    /// Where the binaries are that the lab of weft runs.
+    #[arg(long)]
+    bin_dir: PathBuf,
     /// Works, by the start of their names; default: all.
     #[arg(long, value_delimiter = ',')]
     works: Vec<String>,
@@ -196,6 +199,9 @@ struct Side {
     /// Length of one measurement.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+    /// Does what takes long (cni, idle, scale) in one round only.
+    #[arg(long)]
+    quick: bool,
     /// Writes the medians there, as JSON.
     #[arg(long)]
     json_file: Option<PathBuf>,
@@ -388,6 +394,8 @@ impl Side {
             works: side::works(&self.works),
             rounds: self.rounds.into(),
             time: Duration::from_secs_f64(self.seconds),
+            quick: self.quick,
+            bin_dir: self.bin_dir.clone(),
         };
         anyhow::ensure!(!plan.works.is_empty(), "no work is called so");
         let table = side::run(&self.peers, &plan)?;

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 use super::peer::Peer;
 use super::work::{Kind, Way, Work};
+use super::{Plan, cni};
 
 /// A number and what it means.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,7 +30,14 @@ const PORT: u16 = 9000;
 const SMALL: &str = "18";
 
 /// Does the work once.
-pub(super) fn measure(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
+pub(super) fn measure(peer: &Peer, work: &Work, plan: &Plan) -> anyhow::Result<Vec<Value>> {
+    match work.kind {
+        Kind::Cni { at_once } => cni::measure(peer, &plan.bin_dir, at_once),
+        _ => traffic(peer, work, plan.time),
+    }
+}
+
+fn traffic(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
     let cut = work.way == Way::AcrossCut;
     if cut {
         peer.cut(true)?;
@@ -51,6 +59,7 @@ fn ends(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> 
         Kind::Udp64 { flows } => ends.datagrams(work, "kpps", flows, &["--size", SMALL]),
         Kind::Requests { tcp } => ends.requests(work, if tcp { "tcp" } else { "udp" }),
         Kind::Connections => ends.requests(work, "connect"),
+        Kind::Cni { .. } => bail!("is no traffic"),
     }
 }
 

@@ -37,6 +37,11 @@ pub enum Kind {
     },
     /// TCP connections, one request each.
     Connections,
+    /// Calls of CNI plugins; no traffic.
+    Cni {
+        /// All at once, else one after the other.
+        at_once: bool,
+    },
 }
 
 /// One work.
@@ -46,6 +51,21 @@ pub struct Work {
     pub kind: Kind,
     /// Between whom.
     pub way: Way,
+}
+
+impl Work {
+    /// True for those that take long because they make much that they then measure: with `--quick` they are done once.
+    pub(super) fn is_long(&self) -> bool {
+        matches!(self.kind, Kind::Cni { .. })
+    }
+
+    /// Kinds of nodes (as `lab.sh` names them) that can do it; `None`: all.
+    pub(super) fn nodes(&self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::Cni { .. } => Some(&["weft", "kernel"]),
+            _ => None,
+        }
+    }
 }
 
 /// Flows of the works called mixed.
@@ -72,6 +92,7 @@ pub fn works(starts: &[String]) -> Vec<Work> {
     for kind in others {
         all.extend([SameNode, Across].map(|way| Work { kind, way }));
     }
+    all.extend([false, true].map(|at_once| Work { kind: Kind::Cni { at_once }, way: SameNode }));
     all.retain(|work| starts.is_empty() || starts.iter().any(|start| work.to_string().starts_with(start)));
     all
 }
@@ -98,6 +119,8 @@ impl fmt::Display for Work {
             Kind::Requests { tcp: false } => write!(f, "rr-{way}"),
             Kind::Requests { tcp: true } => write!(f, "rr-tcp-{way}"),
             Kind::Connections => write!(f, "crr-{way}"),
+            Kind::Cni { at_once: false } => f.write_str("cni"),
+            Kind::Cni { at_once: true } => write!(f, "cni-add-{}-at-once", super::cni::CALLS),
         }
     }
 }
