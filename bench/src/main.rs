@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use weft_bench::chaos::event::Event;
 use weft_bench::chaos::lab::Lab;
@@ -86,6 +87,9 @@ struct UdpSend {
     /// Flows that take turns, each to a port of its own from the given one on; not with bursts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     flows: u16,
+    /// Sockets that take turns, each with a port of its own: as many times the flows.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    sources: u16,
     #[command(flatten)]
     bounds: Bounds,
 }
@@ -247,9 +251,11 @@ fn main() -> anyhow::Result<()> {
 
 impl UdpSend {
     fn run(&self) -> anyhow::Result<udp::Sent> {
-        let socket = udp::bind(any_for(self.to)).context("cannot open a socket")?;
+        allow_descriptors()?;
+        let sockets: Result<Vec<_>, _> = (0..self.sources).map(|_| udp::bind(any_for(self.to))).collect();
+        let sockets = sockets.context("cannot open a socket")?;
         let load = udp::Load { size: self.size, burst: self.burst, rate: self.rate, flows: self.flows };
-        udp::send(&socket, self.to, &load, &self.bounds.limits())
+        udp::send(&sockets, self.to, &load, &self.bounds.limits())
             .with_context(|| format!("cannot send to {}", self.to))
     }
 }
@@ -410,6 +416,12 @@ impl Side {
         write(&self.markdown, table.markdown())?;
         write(&self.plot, table.plot()?)
     }
+}
+
+/// Lets this process have as many descriptors open as it may.
+fn allow_descriptors() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("limit of descriptors")
 }
 
 /// Any port of the family that reaches `to`.
