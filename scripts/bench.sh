@@ -2,11 +2,11 @@
 # Measures weft side by side with other switches, in turns within one run: what does it cost to leave the kernel?
 #
 # usage: bench.sh [options]
-#   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni)
+#   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni, idle, scale)
 #   --rounds N       rounds; the first does not count (default: 6)
 #   --seconds N      length of one measurement (default: 3)
 #   --peers A,B      only these beside weft: kernel, ovs, ovs-tso, ovs-afxdp, plain
-#   --works A,B      only works whose names start so: tcp1, tcp4, tcp8, udp1400, udp64, rr, crr, cni
+#   --works A,B      only works whose names start so: tcp1, tcp4, tcp8, udp1400, udp64, rr, crr, cni, idle, scale
 #   --json FILE      writes [{"work","unit","better","medians":{…},"spread":{…},"ratio_to_kernel"}]
 #   --markdown FILE  writes the table
 #   --plot FILE      draws the ratios, as SVG
@@ -19,8 +19,9 @@
 # Names of works: tcp4-across-cut-reno is 4 TCP streams across nodes with reno, over an underlay that cuts to its MTU as a
 # NIC does (ethtool -K on the underlay's veth); without -reno BBR is used, where the kernel has it. All offloads are as
 # each side's defaults have them, all pods have one MTU. cni: calls of weft-cni, and of the reference plugins bridge and
-# host-local on the kernel's node, where they are installed (Debian: containernetworking-plugins). Everything is removed
-# at the end, also after an interrupt.
+# host-local on the kernel's node, where they are installed (Debian: containernetworking-plugins). idle and scale:
+# weft alone, on nodes of their own, with many ports, remote nodes, FDB entries or flows; flows over the kernel's bridge,
+# too. Everything is removed at the end, also after an interrupt.
 #
 # WEFT_BIN_DIR says where the binaries are; WEFT_BENCH names weft-bench, else it is beside them, or built.
 

@@ -5,10 +5,13 @@
 //! all the time; the programs of those whose turn it is not are stopped.
 
 mod cni;
+mod idle;
 mod measure;
 mod namespaces;
+mod nodes;
 mod peer;
 mod report;
+mod scale;
 mod work;
 
 use std::path::PathBuf;
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 pub use peer::Peer;
 pub use report::{Row, Table};
+pub use scale::Scale;
 pub use work::{Work, works};
 
 /// What is to be measured.

@@ -16,12 +16,14 @@ use crate::histogram::Histogram;
 
 /// Calls of each verb.
 pub(super) const CALLS: usize = 50;
+/// The node whose pods they are.
+const NODE: &str = "n1";
 /// Where Debian has the reference plugins, and where everybody else has them.
 const REFERENCE: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// Makes [`CALLS`] pods at once, or one after the other and deletes them so, too.
 pub(super) fn measure(peer: &Peer, bin_dir: &Path, at_once: bool) -> anyhow::Result<Vec<Value>> {
-    let plugin = if peer.is_weft() { Plugin::weft(peer, bin_dir)? } else { Plugin::reference(peer)? };
+    let plugin = if peer.is_weft() { Plugin::weft(peer, NODE, bin_dir)? } else { Plugin::reference(peer)? };
     let pods = Namespaces::add(peer, "cni", CALLS)?;
     let added = plugin.add(pods.names(), at_once);
     // A failed ADD leaves others that have to go.
@@ -54,10 +56,13 @@ pub(super) struct Plugin {
 }
 
 impl Plugin {
-    /// weft's, with the network that `lab.sh` has made.
-    fn weft(peer: &Peer, bin_dir: &Path) -> anyhow::Result<Plugin> {
-        let config = peer.dir().join("n1/cni.json");
-        Ok(Plugin { node: peer.namespace("n1")?, path: bin_dir.to_owned(), name: "weft-cni", config })
+    /// weft's, on a node with a network of its own (`cni.json`).
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub(super) fn weft(peer: &Peer, place: &str, bin_dir: &Path) -> anyhow::Result<Plugin> {
+        let config = peer.dir().join(place).join("cni.json");
+        Ok(Plugin { node: peer.namespace(place)?, path: bin_dir.to_owned(), name: "weft-cni", config })
     }
 
     /// The reference plugins bridge and host-local, with a bridge of their own.
@@ -66,23 +71,23 @@ impl Plugin {
             |dir: &&str| ["bridge", "host-local"].iter().all(|name| Path::new(dir).join(name).exists());
         let dir = REFERENCE.iter().find(|dir| has_both(dir));
         let dir = dir.context("no reference plugins (Debian: containernetworking-plugins)")?;
-        let config = peer.dir().join("n1/cni.json");
+        let config = peer.dir().join(NODE).join("cni.json");
         let text = json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "bench0", "isGateway": true,
             "ipam": {
-                "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": peer.dir().join("n1/host-local"),
+                "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": peer.dir().join(NODE).join("host-local"),
                 "routes": [{ "dst": "0.0.0.0/0" }],
             },
         });
         fs::write(&config, text.to_string()).context("writing the network's configuration")?;
-        Ok(Plugin { node: peer.namespace("n1")?, path: dir.into(), name: "bridge", config })
+        Ok(Plugin { node: peer.namespace(NODE)?, path: dir.into(), name: "bridge", config })
     }
 
     /// Wires all pods.
     ///
     /// # Errors
     /// That of the first call that fails.
-    fn add(&self, pods: &[String], at_once: bool) -> anyhow::Result<Histogram> {
+    pub(super) fn add(&self, pods: &[String], at_once: bool) -> anyhow::Result<Histogram> {
         if !at_once {
             return self.in_turn("ADD", pods);
         }

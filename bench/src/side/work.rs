@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::scale::{SIZES, Scale};
+
 /// Where the two ends are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
@@ -42,6 +44,10 @@ pub enum Kind {
         /// All at once, else one after the other.
         at_once: bool,
     },
+    /// A node whose pods do nothing.
+    Idle,
+    /// What more of something costs.
+    Scale(Scale),
 }
 
 /// One work.
@@ -56,13 +62,14 @@ pub struct Work {
 impl Work {
     /// True for those that take long because they make much that they then measure: with `--quick` they are done once.
     pub(super) fn is_long(&self) -> bool {
-        matches!(self.kind, Kind::Cni { .. })
+        matches!(self.kind, Kind::Cni { .. } | Kind::Idle | Kind::Scale(_))
     }
 
     /// Kinds of nodes (as `lab.sh` names them) that can do it; `None`: all.
     pub(super) fn nodes(&self) -> Option<&'static [&'static str]> {
         match self.kind {
-            Kind::Cni { .. } => Some(&["weft", "kernel"]),
+            Kind::Cni { .. } | Kind::Scale(Scale::Flows(_)) => Some(&["weft", "kernel"]),
+            Kind::Idle | Kind::Scale(_) => Some(&["weft"]),
             _ => None,
         }
     }
@@ -92,7 +99,9 @@ pub fn works(starts: &[String]) -> Vec<Work> {
     for kind in others {
         all.extend([SameNode, Across].map(|way| Work { kind, way }));
     }
-    all.extend([false, true].map(|at_once| Work { kind: Kind::Cni { at_once }, way: SameNode }));
+    let alone = [Kind::Cni { at_once: false }, Kind::Cni { at_once: true }, Kind::Idle];
+    let alone = alone.into_iter().chain(SIZES.map(Kind::Scale));
+    all.extend(alone.map(|kind| Work { kind, way: SameNode }));
     all.retain(|work| starts.is_empty() || starts.iter().any(|start| work.to_string().starts_with(start)));
     all
 }
@@ -121,6 +130,8 @@ impl fmt::Display for Work {
             Kind::Connections => write!(f, "crr-{way}"),
             Kind::Cni { at_once: false } => f.write_str("cni"),
             Kind::Cni { at_once: true } => write!(f, "cni-add-{}-at-once", super::cni::CALLS),
+            Kind::Idle => f.write_str("idle"),
+            Kind::Scale(scale) => scale.fmt(f),
         }
     }
 }
