@@ -5,6 +5,7 @@
 //! all the time; the programs of those whose turn it is not are stopped.
 
 mod cni;
+mod fdb;
 mod idle;
 mod measure;
 mod namespaces;

@@ -66,11 +66,19 @@ impl<'a> Nodes<'a> {
     /// # Errors
     /// That of the first that cannot be had.
     pub(super) fn add_pods(&mut self, number: usize, count: usize) -> anyhow::Result<Vec<String>> {
-        let place = format!("{PLACE}{number}");
-        let pods = Namespaces::add(self.peer, &format!("{place}-pod"), count)?;
+        let names = self.add_namespaces(number, count)?;
+        Plugin::weft(self.peer, &format!("{PLACE}{number}"), self.bin_dir)?.add(&names, false)?;
+        Ok(names)
+    }
+
+    /// Makes namespaces for pods of a node, 1 or 2; their names below `/run/netns`.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub(super) fn add_namespaces(&mut self, number: usize, count: usize) -> anyhow::Result<Vec<String>> {
+        let pods = Namespaces::add(self.peer, &format!("{PLACE}{number}-pod"), count)?;
         let names = pods.names().to_vec();
         self.pods.push(pods);
-        Plugin::weft(self.peer, &place, self.bin_dir)?.add(&names, false)?;
         Ok(names)
     }
 
@@ -156,14 +164,16 @@ impl Drop for Daemon {
     }
 }
 
+/// Runs `ip` in a namespace.
+pub(super) fn ip(namespace: &str, words: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-n", namespace]).args(words.split(' ')).stdin(Stdio::null());
+    ensure!(command.status().context("starting ip")?.success(), "ip -n {namespace} {words}");
+    Ok(())
+}
+
 /// An uplink for each: to each other, or to nowhere.
 fn wire(nodes: &[String]) -> anyhow::Result<()> {
-    let ip = |node: &str, words: &str| {
-        let mut command = Command::new("ip");
-        command.args(["-n", node]).args(words.split(' ')).stdin(Stdio::null());
-        ensure!(command.status().context("starting ip")?.success(), "ip -n {node} {words}");
-        Ok(())
-    };
     let veth = "link add eth0 mtu 1500 type veth peer name";
     match nodes {
         [one] => {

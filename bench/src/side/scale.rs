@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use weft_api::transaction::{RouteSpec, Via};
-use weft_api::{BlockingClient, Command, MacAddr, Owner, Transaction, paths};
+use weft_api::{BlockingClient, Command, Owner, Transaction};
 
-use super::Plan;
 use super::measure::{Value, small_datagrams};
 use super::nodes::Nodes;
 use super::peer::Peer;
 use super::work::Way;
+use super::{Plan, fdb};
 use crate::histogram::median;
 
 /// So many of something.
@@ -21,7 +21,7 @@ pub enum Scale {
     Ports(u16),
     /// Other nodes.
     Nodes(u16),
-    /// Static entries of the forwarding database.
+    /// Learned entries of the forwarding database.
     Fdb(u32),
     /// Flows between two pods.
     Flows(u32),
@@ -48,9 +48,6 @@ const BRIDGE: &str = "br0";
 const CHANGES: usize = 40;
 /// Datagrams that a sender sends at least, per second.
 const LEAST_RATE: f64 = 250_000.0;
-/// Entries of a transaction: what one may have.
-const CHUNK: usize = 4096;
-
 /// Datagrams of 64 bytes between two pods, time of one change, memory.
 pub(super) fn measure(peer: &Peer, plan: &Plan, scale: Scale) -> anyhow::Result<Vec<Value>> {
     let value = |what, unit, value| Value {
@@ -70,16 +67,21 @@ pub(super) fn measure(peer: &Peer, plan: &Plan, scale: Scale) -> anyhow::Result<
     }
     let (count, remotes) = if let Scale::Nodes(remotes) = scale { (2, remotes.into()) } else { (1, 1) };
     let mut nodes = Nodes::start(peer, &plan.bin_dir, count, remotes)?;
-    let mut pods = nodes.add_pods(1, if let Scale::Ports(ports) = scale { ports.into() } else { 2 })?;
-    if count == 2 {
-        pods.extend(nodes.add_pods(2, 1)?);
-    }
     let api = nodes.api(1)?;
-    if let Scale::Fdb(entries) = scale {
-        add_entries(&api, entries)?;
-    }
-    let (first, last) = pods.first().zip(pods.last()).context("no pods")?;
-    let mut values = vec![traffic(first, last)?];
+    let ends = match scale {
+        Scale::Fdb(stations) => {
+            let pods = nodes.add_namespaces(1, 3)?;
+            fdb::fill(&api, &pods, stations)?;
+            [pods[0].clone(), pods[1].clone()]
+        }
+        Scale::Nodes(_) => [nodes.add_pods(1, 1)?.remove(0), nodes.add_pods(2, 1)?.remove(0)],
+        Scale::Ports(_) | Scale::Flows(_) => {
+            let count = if let Scale::Ports(ports) = scale { ports.into() } else { 2 };
+            let mut pods = nodes.add_pods(1, count)?;
+            [pods.remove(0), pods.pop().context("only one pod")?]
+        }
+    };
+    let mut values = vec![traffic(&ends[0], &ends[1])?];
     if !matches!(scale, Scale::Flows(_)) {
         values.push(value("publish", "ms", publish(&api)?.as_secs_f64() * 1e3));
     }
@@ -103,22 +105,6 @@ fn publish(api: &BlockingClient) -> anyhow::Result<Duration> {
         times.push(begun.elapsed().as_secs_f64());
     }
     Ok(Duration::from_secs_f64(median(times).context("no change was made")?))
-}
-
-/// Puts stations behind a pod that it does not have.
-fn add_entries(api: &BlockingClient, entries: u32) -> anyhow::Result<()> {
-    let ports: Vec<weft_api::PortInfo> = api.get(paths::PORTS)?;
-    let port = ports.iter().find(|port| port.spec.owner == Owner::Cni).context("no pod")?;
-    let command = |number: u32| {
-        let [a, b, c, d] = number.to_be_bytes();
-        let (bridge, port) = (BRIDGE.to_owned(), port.spec.name.clone());
-        Command::AddFdb { bridge, vlan: None, mac: MacAddr([2, 0xfd, a, b, c, d]), port, remote: None }
-    };
-    let all: Vec<Command> = (0..entries).map(command).collect();
-    for chunk in all.chunks(CHUNK) {
-        api.transaction(&Transaction { commands: chunk.to_vec() })?;
-    }
-    Ok(())
 }
 
 impl fmt::Display for Scale {
