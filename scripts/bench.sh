@@ -2,11 +2,11 @@
 # Measures weft side by side with other switches, in turns within one run: what does it cost to leave the kernel?
 #
 # usage: bench.sh [options]
-#   --quick          under ten minutes: 3 rounds of one second
+#   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni, idle, scale)
 #   --rounds N       rounds; the first does not count (default: 6)
 #   --seconds N      length of one measurement (default: 3)
 #   --peers A,B      only these beside weft: kernel, ovs, ovs-tso, ovs-afxdp, plain
-#   --works A,B      only works whose names start so: tcp1, tcp4, tcp8, udp1400, udp64, rr, crr
+#   --works A,B      only works whose names start so: tcp1, tcp4, tcp8, udp1400, udp64, rr, crr, cni, idle, scale
 #   --json FILE      writes [{"work","unit","better","medians":{…},"spread":{…},"ratio_to_kernel"}]
 #   --markdown FILE  writes the table
 #   --plot FILE      draws the ratios, as SVG
@@ -19,7 +19,10 @@
 # Names of works: tcp4-across-cut-reno is 4 TCP streams across nodes with reno, over an underlay that cuts to its MTU as a
 # NIC does (ethtool -K on the underlay's veth); without -reno BBR is used, where the kernel has it. All offloads are as
 # each side's defaults have them, all pods have one MTU; but tcp1-same-node-bigmtu is between pods whose devices have an
-# MTU of 65521 (lab.sh --local-mtu), over weft and the kernel's bridge. Everything is removed at the end, also after an interrupt.
+# MTU of 65521 (lab.sh --local-mtu), over weft and the kernel's bridge. cni: calls of weft-cni, and of the reference
+# plugins bridge and host-local on the kernel's node, where they are installed (Debian: containernetworking-plugins).
+# idle and scale: weft alone, on nodes of their own, with many ports, remote nodes, FDB entries or flows; flows over the
+# kernel's bridge, too. Everything is removed at the end, also after an interrupt.
 #
 # WEFT_BIN_DIR says where the binaries are; WEFT_BENCH names weft-bench, else it is beside them, or built.
 
@@ -31,7 +34,7 @@ PEERS=kernel,ovs,ovs-tso,ovs-afxdp,plain
 ROUNDS=6 SECONDS_EACH=3 ARGS=()
 while [ $# -gt 0 ]; do
 	case $1 in
-	--quick) ROUNDS=3 SECONDS_EACH=1 ;;
+	--quick) ROUNDS=3 SECONDS_EACH=1 ARGS+=(--quick) ;;
 	--rounds) ROUNDS=${2:?"$1 takes a value"} && shift ;;
 	--seconds) SECONDS_EACH=${2:?"$1 takes a value"} && shift ;;
 	--works | --markdown | --plot) ARGS+=("$1" "${2:?"$1 takes a value"}") && shift ;;
@@ -100,4 +103,4 @@ for peer in ${PEERS//,/ }; do
 	esac
 done
 step "Measuring on Linux $(uname -r), $(nproc) CPUs, TCP with $CC"
-"$WEFT_BENCH" side --rounds "$ROUNDS" --seconds "$SECONDS_EACH" "${ARGS[@]}"
+"$WEFT_BENCH" side --bin-dir "$BIN_DIR" --rounds "$ROUNDS" --seconds "$SECONDS_EACH" "${ARGS[@]}"

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use weft_bench::chaos::event::Event;
 use weft_bench::chaos::lab::Lab;
@@ -86,6 +87,9 @@ struct UdpSend {
     /// Flows that take turns, each to a port of its own from the given one on; not with bursts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     flows: u16,
+    /// Sockets that take turns, each with a port of its own: as many times the flows.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    sources: u16,
     #[command(flatten)]
     bounds: Bounds,
 }
@@ -187,6 +191,9 @@ struct Side {
     /// A switch and its lab, NAME=LAB; those called weft and kernel are what ratios are made of.
     #[arg(long = "peer", required = true)]
     peers: Vec<Peer>,
+    /// Where the binaries are that the lab of weft runs.
+    #[arg(long)]
+    bin_dir: PathBuf,
     /// Works, by the start of their names; default: all.
     #[arg(long, value_delimiter = ',')]
     works: Vec<String>,
@@ -196,6 +203,9 @@ struct Side {
     /// Length of one measurement.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+    /// Does what takes long (cni, idle, scale) in one round only.
+    #[arg(long)]
+    quick: bool,
     /// Writes the medians there, as JSON.
     #[arg(long)]
     json_file: Option<PathBuf>,
@@ -241,9 +251,11 @@ fn main() -> anyhow::Result<()> {
 
 impl UdpSend {
     fn run(&self) -> anyhow::Result<udp::Sent> {
-        let socket = udp::bind(any_for(self.to)).context("cannot open a socket")?;
+        allow_descriptors()?;
+        let sockets: Result<Vec<_>, _> = (0..self.sources).map(|_| udp::bind(any_for(self.to))).collect();
+        let sockets = sockets.context("cannot open a socket")?;
         let load = udp::Load { size: self.size, burst: self.burst, rate: self.rate, flows: self.flows };
-        udp::send(&socket, self.to, &load, &self.bounds.limits())
+        udp::send(&sockets, self.to, &load, &self.bounds.limits())
             .with_context(|| format!("cannot send to {}", self.to))
     }
 }
@@ -388,6 +400,8 @@ impl Side {
             works: side::works(&self.works),
             rounds: self.rounds.into(),
             time: Duration::from_secs_f64(self.seconds),
+            quick: self.quick,
+            bin_dir: self.bin_dir.clone(),
         };
         anyhow::ensure!(!plan.works.is_empty(), "no work is called so");
         let table = side::run(&self.peers, &plan)?;
@@ -402,6 +416,12 @@ impl Side {
         write(&self.markdown, table.markdown())?;
         write(&self.plot, table.plot()?)
     }
+}
+
+/// Lets this process have as many descriptors open as it may.
+fn allow_descriptors() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("limit of descriptors")
 }
 
 /// Any port of the family that reaches `to`.

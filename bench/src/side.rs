@@ -4,15 +4,23 @@
 //! Each switch has a lab of its own (`scripts/lab.sh`): two pods on a node, and a third on another node. All labs are up
 //! all the time; the programs of those whose turn it is not are stopped.
 
+mod cni;
+mod fdb;
+mod idle;
 mod measure;
+mod namespaces;
+mod nodes;
 mod peer;
 mod report;
+mod scale;
 mod work;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use peer::Peer;
 pub use report::{Row, Table};
+pub use scale::Scale;
 pub use work::{Work, works};
 
 /// What is to be measured.
@@ -22,8 +30,12 @@ pub struct Plan {
     pub works: Vec<Work>,
     /// Rounds over all works and peers; the first does not count.
     pub rounds: usize,
-    /// Length of one measurement.
+    /// Length of one measurement of traffic.
     pub time: Duration,
+    /// What takes long (CNI, idle, scale) is done in one round only, the second.
+    pub quick: bool,
+    /// Where the binaries are that the lab of weft runs.
+    pub bin_dir: PathBuf,
 }
 
 /// Measures everything; a work that a peer cannot do is left out for it, with a word to stderr.
@@ -44,14 +56,14 @@ fn rounds(peers: &[Peer], plan: &Plan, table: &mut Table) -> anyhow::Result<()> 
     let mut left_out = Vec::new();
     for round in 0..plan.rounds {
         eprintln!("round {} of {}{}", round + 1, plan.rounds, if round == 0 { ", not counted" } else { "" });
-        for work in &plan.works {
+        for work in plan.works.iter().filter(|work| round == 1 || !(plan.quick && work.is_long())) {
             for turn in 0..peers.len() {
                 let peer = &peers[(turn + round) % peers.len()];
                 if !peer.can(work) || left_out.contains(&(peer.name(), *work)) {
                     continue;
                 }
                 peer.wake()?;
-                let values = measure::measure(peer, work, plan.time);
+                let values = measure::measure(peer, work, plan);
                 peer.rest()?;
                 match values {
                     Ok(values) if round > 0 => table.add(peer.name(), values),

@@ -92,11 +92,11 @@ pub fn bind(local: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::bind(local, &UdpOptions { buffer: 4 << 20, ..UdpOptions::default() })
 }
 
-/// Sends until a limit is reached.
+/// Sends until a limit is reached. Several sockets take turns, system call by system call: each is as many flows more.
 ///
 /// # Errors
 /// `InvalidInput` for a size out of range; those of `sendmsg(2)` but a full buffer, which is waited for.
-pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) -> io::Result<Sent> {
+pub fn send(sockets: &[UdpSocket], to: SocketAddr, load: &Load, limits: &Limits) -> io::Result<Sent> {
     if !(MIN_SIZE..=MAX_DATAGRAM).contains(&load.size) {
         let text = format!("a datagram has {MIN_SIZE} to {MAX_DATAGRAM} bytes, not {}", load.size);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -107,13 +107,14 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
         let text = "flows take as many ports, and do not go with bursts";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let most = if burst > 1 {
-        burst
-    } else if load.rate == 0 {
-        MANY
-    } else {
-        1
+    let most = match (burst, load.rate, sockets.len()) {
+        (2.., ..) => burst,
+        (_, 0, ..=1) => MANY,
+        // One datagram of each flow, then the next socket.
+        (_, 0, _) => MANY.min(load.flows.max(1).into()),
+        _ => 1,
     };
+    let mut turns = sockets.iter().cycle();
     let mut buffer = vec![0; most * load.size];
     let stream = RandomState::new().build_hasher().finish() as u32;
     let (clock, mut done, mut sends) = (limits.start(), 0, 0);
@@ -128,6 +129,7 @@ pub fn send(socket: &UdpSocket, to: SocketAddr, load: &Load, limits: &Limits) ->
         for (index, datagram) in (done..done + now).zip(bytes.chunks_mut(load.size)) {
             stamp(datagram, stream.wrapping_add((index % flows) as u32).to_be_bytes(), index / flows);
         }
+        let Some(socket) = turns.next() else { break };
         let sent = if burst > 1 {
             // The size fits 16 bits: it is at most `MAX_DATAGRAM`.
             let size = (now > 1).then_some(load.size as u16);

@@ -69,13 +69,25 @@ fn two_streams_and_a_stranger_are_told_apart() {
 
 #[test]
 fn flows_take_turns_over_several_ports() {
-    // An address that nobody else binds ports of.
-    let (counter, to) =
-        listening(&["udp-count", "--listen", "127.0.77.1:0", "--flows", "3", "--idle-ms", "500", "--json"]);
-    run(&["udp-send", "--to", &to, "--flows", "3", "--count", "100", "--json"]);
-    let counted = report(counter.wait_with_output().expect("it ends"));
-    for (field, want) in [("streams", 3), ("received", 100), ("lost", 0), ("foreign", 0), ("duplicate", 0)] {
-        assert_eq!(counted[field], want, "{field} of {counted}");
+    for sources in ["1", "5"] {
+        // An address that nobody else binds ports of.
+        let (counter, to) = listening(&[
+            "udp-count",
+            "--listen",
+            "127.0.77.1:0",
+            "--flows",
+            "3",
+            "--idle-ms",
+            "500",
+            "--json",
+        ]);
+        run(&["udp-send", "--to", &to, "--flows", "3", "--sources", sources, "--count", "100", "--json"]);
+        let counted = report(counter.wait_with_output().expect("it ends"));
+        for (field, want) in
+            [("streams", 3), ("received", 100), ("lost", 0), ("foreign", 0), ("duplicate", 0)]
+        {
+            assert_eq!(counted[field], want, "{field} of {counted}");
+        }
     }
 }
 

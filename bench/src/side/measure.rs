@@ -11,7 +11,8 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value as Json;
 
 use super::peer::Peer;
-use super::work::{Kind, Way, Work};
+use super::work::{Kind, MIXED, Way, Work};
+use super::{Plan, cni, idle, scale};
 
 /// A number and what it means.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,7 +30,29 @@ const PORT: u16 = 9000;
 const SMALL: &str = "18";
 
 /// Does the work once.
-pub(super) fn measure(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
+pub(super) fn measure(peer: &Peer, work: &Work, plan: &Plan) -> anyhow::Result<Vec<Value>> {
+    match work.kind {
+        Kind::Cni { at_once } => cni::measure(peer, &plan.bin_dir, at_once),
+        Kind::Idle => idle::measure(peer, plan),
+        Kind::Scale(scale) => scale::measure(peer, plan, scale),
+        _ => traffic(peer, work, plan.time),
+    }
+}
+
+/// Frames of 64 bytes of so many flows, in turns, from one pod to another; thousands that arrive per second.
+pub(super) fn small_datagrams(
+    source: &str,
+    destination: &str,
+    flows: u32,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let ends = Ends::meet(source.to_owned(), destination.to_owned(), time)?;
+    let ports = flows.min(MIXED.into());
+    let sources = flows.div_ceil(ports).to_string();
+    Ok(ends.datagrams(ports as u16, &["--size", SMALL, "--sources", &sources], "pps")? / 1e3)
+}
+
+fn traffic(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
     let peer = peer.at(work.way);
     let cut = work.way == Way::AcrossCut;
     if cut {
@@ -43,15 +66,25 @@ pub(super) fn measure(peer: &Peer, work: &Work, time: Duration) -> anyhow::Resul
 }
 
 fn ends(peer: &Peer, work: &Work, time: Duration) -> anyhow::Result<Vec<Value>> {
-    let destination = peer.destination(work.way);
-    let ends = Ends { source: peer.source(), address: Peer::address(&destination)?, destination, time };
-    ends.meet();
+    let ends = Ends::meet(peer.source(), peer.destination(work.way), time)?;
     match work.kind {
         Kind::Tcp { streams, reno } => ends.tcp(work, streams, reno),
-        Kind::UdpGso => ends.datagrams(work, "Gbit/s", 1, &["--size", "1400", "--burst", "40"]),
-        Kind::Udp64 { flows } => ends.datagrams(work, "kpps", flows, &["--size", SMALL]),
+        Kind::UdpGso => {
+            let mbps = ends.datagrams(1, &["--size", "1400", "--burst", "40"], "mbps")?;
+            Ok(vec![Value {
+                work: work.to_string(),
+                unit: "Gbit/s",
+                more_is_better: true,
+                value: mbps / 1e3,
+            }])
+        }
+        Kind::Udp64 { flows } => {
+            let pps = ends.datagrams(flows, &["--size", SMALL], "pps")?;
+            Ok(vec![Value { work: work.to_string(), unit: "kpps", more_is_better: true, value: pps / 1e3 }])
+        }
         Kind::Requests { tcp } => ends.requests(work, if tcp { "tcp" } else { "udp" }),
         Kind::Connections => ends.requests(work, "connect"),
+        Kind::Cni { .. } | Kind::Idle | Kind::Scale(_) => bail!("is no traffic"),
     }
 }
 
@@ -64,11 +97,12 @@ struct Ends {
 
 impl Ends {
     /// Lets both know their neighbours, and the switch where they are.
-    fn meet(&self) {
-        let address = self.address.to_string();
-        let mut ping = within(&self.source, "ping", &["-c", "1", "-W", "1", &address]);
+    fn meet(source: String, destination: String, time: Duration) -> anyhow::Result<Ends> {
+        let address = Peer::address(&destination)?;
+        let mut ping = within(&source, "ping", &["-c", "1", "-W", "1", &address.to_string()]);
         // Who cannot be reached will not be measured, and say so.
         let _ = ping.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        Ok(Ends { source, destination, address, time })
     }
 
     fn tcp(&self, work: &Work, streams: u8, reno: bool) -> anyhow::Result<Vec<Value>> {
@@ -98,13 +132,8 @@ impl Ends {
         Ok(values)
     }
 
-    fn datagrams(
-        &self,
-        work: &Work,
-        unit: &'static str,
-        flows: u16,
-        load: &[&str],
-    ) -> anyhow::Result<Vec<Value>> {
+    /// Sends to so many ports; what the receiver says of one of its numbers.
+    fn datagrams(&self, flows: u16, load: &[&str], field: &str) -> anyhow::Result<f64> {
         let (flows, listen) = (flows.to_string(), format!("{}:{PORT}", self.address));
         let patience = (self.time + Duration::from_secs(2)).as_secs_f64().to_string();
         let server = Server::start(self.tool(
@@ -126,10 +155,7 @@ impl Ends {
         let mut args = vec!["udp-send", "--json", "--to", &listen, "--flows", &flows, "--seconds", &time];
         args.extend(load);
         output(self.tool(&self.source, &args)?)?;
-        let counted = server.report()?;
-        let value =
-            if unit == "kpps" { number(&counted["pps"])? / 1e3 } else { number(&counted["mbps"])? / 1e3 };
-        Ok(vec![Value { work: work.to_string(), unit, more_is_better: true, value }])
+        number(&server.report()?[field])
     }
 
     fn requests(&self, work: &Work, over: &str) -> anyhow::Result<Vec<Value>> {

@@ -2,19 +2,19 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use weft_sys::netns::{NAMED_DIR, Netns};
 
 use super::work::{Way, Work};
 
-/// Where `scripts/lab.sh` keeps its labs, and the kernel's names of namespaces.
+/// Where `scripts/lab.sh` keeps its labs.
 const LABS: &str = "/run/weft-lab";
-const NAMESPACES: &str = "/run/netns";
 
 /// A switch and its lab.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,11 +50,12 @@ impl Peer {
 
     /// True if its lab has the ends that the work needs.
     pub fn can(&self, work: &Work) -> bool {
-        match work.way {
+        let has_ends = match work.way {
             Way::SameNode => true,
             Way::SameNodeBigMtu => self.big.is_some(),
-            Way::Across | Way::AcrossCut => Path::new(NAMESPACES).join(format!("{}-n2", self.lab)).exists(),
-        }
+            Way::Across | Way::AcrossCut => Path::new(NAMED_DIR).join(self.name_of("n2")).exists(),
+        };
+        has_ends && work.nodes().is_none_or(|nodes| nodes.contains(&self.kind().as_str()))
     }
 
     /// With the lab that has what the way needs.
@@ -62,16 +63,45 @@ impl Peer {
         self.big.as_deref().filter(|_| way == Way::SameNodeBigMtu).unwrap_or(self)
     }
 
+    /// What its nodes are, in the words of `lab.sh`.
+    fn kind(&self) -> String {
+        fs::read_to_string(self.dir().join("n1/kind")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// True if it is weft.
+    pub(super) fn is_weft(&self) -> bool {
+        self.kind() == "weft"
+    }
+
+    /// Files of its lab; removed with it.
+    pub(super) fn dir(&self) -> PathBuf {
+        Path::new(LABS).join(&self.lab)
+    }
+
+    /// A namespace of its lab.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(super) fn namespace(&self, place: &str) -> anyhow::Result<Netns> {
+        let name = self.name_of(place);
+        Netns::by_name(&name).with_context(|| format!("namespace {name}"))
+    }
+
+    /// Name of a place of its lab below `/run/netns`.
+    pub(super) fn name_of(&self, place: &str) -> String {
+        format!("{}-{place}", self.lab)
+    }
+
     /// The pod that sends.
     pub(super) fn source(&self) -> String {
-        format!("{}-n1-pod1", self.lab)
+        self.name_of("n1-pod1")
     }
 
     /// The pod that receives.
     pub(super) fn destination(&self, way: Way) -> String {
         let is_across = matches!(way, Way::Across | Way::AcrossCut);
         let place = if is_across { "n2-pod1" } else { "n1-pod2" };
-        format!("{}-{place}", self.lab)
+        self.name_of(place)
     }
 
     /// Address of a namespace's `eth0`.
@@ -120,7 +150,7 @@ impl Peer {
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // Labs without programs have no such file.
-        let pids = fs::read_to_string(Path::new(LABS).join(&self.lab).join("pids")).unwrap_or_default();
+        let pids = fs::read_to_string(self.dir().join("pids")).unwrap_or_default();
         for line in pids.lines() {
             let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
             let pid = pid.with_context(|| format!("no process id: {line}"))?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::scale::{SIZES, Scale};
+
 /// Where the two ends are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
@@ -39,6 +41,15 @@ pub enum Kind {
     },
     /// TCP connections, one request each.
     Connections,
+    /// Calls of CNI plugins; no traffic.
+    Cni {
+        /// All at once, else one after the other.
+        at_once: bool,
+    },
+    /// A node whose pods do nothing.
+    Idle,
+    /// What more of something costs.
+    Scale(Scale),
 }
 
 /// One work.
@@ -48,6 +59,22 @@ pub struct Work {
     pub kind: Kind,
     /// Between whom.
     pub way: Way,
+}
+
+impl Work {
+    /// True for those that take long because they make much that they then measure: with `--quick` they are done once.
+    pub(super) fn is_long(&self) -> bool {
+        matches!(self.kind, Kind::Cni { .. } | Kind::Idle | Kind::Scale(_))
+    }
+
+    /// Kinds of nodes (as `lab.sh` names them) that can do it; `None`: all.
+    pub(super) fn nodes(&self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::Cni { .. } | Kind::Scale(Scale::Flows(_)) => Some(&["weft", "kernel"]),
+            Kind::Idle | Kind::Scale(_) => Some(&["weft"]),
+            _ => None,
+        }
+    }
 }
 
 /// Flows of the works called mixed.
@@ -74,6 +101,9 @@ pub fn works(starts: &[String]) -> Vec<Work> {
     for kind in others {
         all.extend([SameNode, Across].map(|way| Work { kind, way }));
     }
+    let alone = [Kind::Cni { at_once: false }, Kind::Cni { at_once: true }, Kind::Idle];
+    let alone = alone.into_iter().chain(SIZES.map(Kind::Scale));
+    all.extend(alone.map(|kind| Work { kind, way: SameNode }));
     all.retain(|work| starts.is_empty() || starts.iter().any(|start| work.to_string().starts_with(start)));
     all
 }
@@ -101,6 +131,10 @@ impl fmt::Display for Work {
             Kind::Requests { tcp: false } => write!(f, "rr-{way}"),
             Kind::Requests { tcp: true } => write!(f, "rr-tcp-{way}"),
             Kind::Connections => write!(f, "crr-{way}"),
+            Kind::Cni { at_once: false } => f.write_str("cni"),
+            Kind::Cni { at_once: true } => write!(f, "cni-add-{}-at-once", super::cni::CALLS),
+            Kind::Idle => f.write_str("idle"),
+            Kind::Scale(scale) => scale.fmt(f),
         }
     }
 }
