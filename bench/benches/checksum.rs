@@ -4,10 +4,12 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use weft_encap::checksum::{Sum, copy_and_sum};
+use weft_switch::path::accelerate;
 
 const SIZES: [usize; 3] = [64, 1500, 64 << 10];
 
 fn bench(criterion: &mut Criterion) {
+    accelerate();
     let mut group = criterion.benchmark_group("checksum");
     for size in SIZES {
         let bytes: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();

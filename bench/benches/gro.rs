@@ -6,6 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weft_bench::frames::{Ends, segments, tcp4_superframe};
 use weft_encap::gro::{Gro, MAX_FRAME, Push};
 use weft_encap::parse;
+use weft_switch::path::accelerate;
 
 /// Payload bytes of a segment, as in the bench of cutting.
 const SEGMENT: u16 = 1398;
@@ -13,6 +14,7 @@ const SEGMENT: u16 = 1398;
 const LEN: usize = 65_000;
 
 fn bench(criterion: &mut Criterion) {
+    accelerate();
     let (frame, headers, _) = tcp4_superframe(&Ends::sample(), LEN, SEGMENT);
     let parts = segments(&frame, &headers, SEGMENT);
     let mut buffer = vec![0; MAX_FRAME];

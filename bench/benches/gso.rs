@@ -6,6 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weft_bench::frames::{Ends, tcp4_superframe};
 use weft_encap::gso::{MAX_SEND, MAX_SEND_PIECES, Plan, cut};
 use weft_encap::vxlan;
+use weft_switch::path::accelerate;
 
 /// Payload bytes of a segment: a pod's MTU of 1450 less IPv4 and TCP with timestamps.
 const SEGMENT: u16 = 1398;
@@ -13,6 +14,7 @@ const SEGMENT: u16 = 1398;
 const LEN: usize = 65_000;
 
 fn bench(criterion: &mut Criterion) {
+    accelerate();
     let (frame, headers, vnet) = tcp4_superframe(&Ends::sample(), LEN, SEGMENT);
     let plan = Plan::new(&headers, vnet.validate(&headers).expect("as described")).expect("a TCP superframe");
     let mut out = vec![0; MAX_SEND];

@@ -5,19 +5,14 @@
 //! tunnel's sockets are real ones on the loopback device, so the ways to and from the peer contain the kernel's work.
 //! Making a frame and taking away what arrived is not in the time.
 
-use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weft_bench::frames::SMALL;
-use weft_bench::scene::{Scene, Setting, Speech, Traffic, UNDERLAY, VNI, Way};
-use weft_encap::{Reason, Vni, vxlan};
+use weft_bench::node::{Node, receive};
+use weft_bench::scene::{Scene, Setting, Speech, Traffic, Way};
 use weft_switch::mem::BATCH;
-use weft_switch::port::underlay::{Receiver, Tally};
-use weft_switch::table::PeerSlot;
-use weft_sys::udp::{UdpOptions, UdpSocket};
+use weft_switch::port::underlay::Receiver;
 
 /// Flows: one, a thousand, and more than the default flow cache of 65,536 entries holds.
 const FLOWS: [usize; 3] = [1, 1000, 100_000];
@@ -86,9 +81,9 @@ fn from_tunnel(group: &mut BenchmarkGroup<'_, WallTime>, flows: usize) {
         b.iter_custom(|batches| {
             let mut time = Duration::ZERO;
             for _ in 0..batches {
-                node.send(&mut traffic);
+                node.send(traffic.batch());
                 let start = Instant::now();
-                receive(&mut receiver, &mut scene);
+                receive(&mut receiver, &mut scene, BATCH);
                 time += start.elapsed();
                 scene.drain();
             }
@@ -97,66 +92,6 @@ fn from_tunnel(group: &mut BenchmarkGroup<'_, WallTime>, flows: usize) {
     });
     scene.check();
 }
-
-/// Until all packets of a batch have come.
-fn receive(receiver: &mut Receiver, scene: &mut Scene) {
-    let mut heard = Heard(0);
-    while heard.0 < BATCH {
-        let tunnels = &*scene.snapshot.tunnels;
-        let socket = tunnels.underlays[0].receiver(false).expect("an IPv4 underlay");
-        receiver.receive(socket, 0, tunnels, &mut scene.pool, &mut scene.batch, &mut heard);
-        scene.process();
-        scene.flush();
-    }
-}
-
-/// Counts packets as they come.
-struct Heard(usize);
-
-impl Tally for Heard {
-    fn heard(&mut self, _: PeerSlot, _: usize, _: usize) {
-        self.0 += 1;
-    }
-
-    fn dropped(&mut self, peer: Option<PeerSlot>, reason: Reason) {
-        panic!("a packet of {peer:?} was dropped: {reason:?}");
-    }
-
-    fn glued(&mut self) {}
-
-    fn whole(&mut self) {}
-}
-
-/// The other node: sends a batch's packets as one run.
-struct Node {
-    socket: UdpSocket,
-    to: SocketAddr,
-    run: Vec<u8>,
-}
-
-impl Node {
-    fn new(scene: &Scene) -> Self {
-        let receiver = scene.snapshot.tunnels.underlays[0].receiver(false).expect("an IPv4 underlay");
-        let to = receiver.local_addr().expect("a bound socket");
-        let socket =
-            UdpSocket::bind((UNDERLAY, 0).into(), &UdpOptions::default()).expect("a loopback socket");
-        Node { socket, to, run: Vec::with_capacity(BATCH * PACKET) }
-    }
-
-    fn send(&mut self, traffic: &mut Traffic) {
-        let header = vxlan::header(Vni::new(VNI).expect("in range"));
-        self.run.clear();
-        for _ in 0..BATCH {
-            self.run.extend_from_slice(&header);
-            self.run.extend_from_slice(traffic.draw().1);
-        }
-        let sent = self.socket.send(self.to, &[IoSlice::new(&self.run)], Some(PACKET as u16), 0);
-        assert_eq!(sent.expect("loopback takes it"), self.run.len());
-    }
-}
-
-/// Bytes of a small frame in VXLAN.
-const PACKET: usize = vxlan::LEN + SMALL;
 
 criterion_group!(benches, bench);
 criterion_main!(benches);

@@ -1,6 +1,6 @@
 //! What the benches measure with, and the traffic tool `weft-bench`.
 //!
-//! [`frames`] and [`scene`] serve the benches: packets, and a switch without a kernel, driven batch by batch as a
+//! [`frames`], [`scene`] and [`node`] serve the benches: packets, and a switch without a kernel, driven batch by batch as a
 //! worker drives it. The rest is the tool: one module per subject, each a library function over an open socket, so
 //! that tests call what the command calls. Every run is bounded in time ([`limits`]).
 #![forbid(unsafe_code)]
@@ -13,6 +13,8 @@ pub mod frames;
 pub mod histogram;
 /// When a run ends.
 pub mod limits;
+/// The other node of a scene.
+pub mod node;
 /// What two pods notice of a third one that floods, and of a busy API.
 pub mod overload;
 /// The plainest userspace switch, to compare with.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use weft_encap::{Headers, MacAddr, Reason, VnetHdr, Vni};
 use weft_switch::mem::{BATCH, Batch, Frame, Ingress, Pool};
-use weft_switch::path::{Counters, Forwarder, Out, Settings, Shared, Sink};
+use weft_switch::path::{Counters, Forwarder, Out, Settings, Shared, Sink, accelerate};
 use weft_switch::port::{Device, MemDevice, Underlay, UnderlayConfig};
 use weft_switch::table::lpm::Lpm;
 use weft_switch::table::{
@@ -109,6 +109,8 @@ impl Scene {
     /// # Errors
     /// When sockets cannot be opened on the loopback device.
     pub fn new(setting: Setting) -> io::Result<Self> {
+        // As a data plane does before its workers start.
+        accelerate();
         let device = || Ok::<_, io::Error>(Arc::new(MemDevice::new(2 * BATCH, Offloads::all())?));
         let devices = [device()?, device()?];
         let loopback = SocketAddr::from((UNDERLAY, 0));
@@ -249,13 +251,29 @@ impl Traffic {
             Way::Switched | Way::Routed | Way::ToPeer => Ingress::Port(POD_A),
         };
         let frames = (0..flows).flat_map(|flow| {
-            let ends = ends(way, flow);
+            let ends = Traffic::ends(way, flow);
             match speech {
                 Speech::Udp => udp4(&ends, SMALL),
                 Speech::Tcp => tcp4(&ends, 1, SMALL),
             }
         });
         Traffic { ingress, frames: frames.collect(), next: 0, random: Some(SEED) }
+    }
+
+    /// The ends of a flow: flows differ in their ports.
+    pub fn ends(way: Way, flow: usize) -> Ends {
+        let macs = match way {
+            Way::Switched => (MACS[1], MACS[0]),
+            Way::Routed | Way::ToPeer => (ROUTER, MACS[0]),
+            Way::FromPeer => (VTEP, PEER_VTEP),
+        };
+        let ips = match way {
+            Way::Switched | Way::Routed => (IPS[0], IPS[1]),
+            Way::ToPeer => (IPS[0], REMOTE_IP),
+            Way::FromPeer => (REMOTE_IP, IPS[1]),
+        };
+        let (high, low) = (flow / 50_000, flow % 50_000);
+        Ends { macs, ips, ports: (10_000 + low as u16, 5001 + high as u16) }
     }
 
     /// How many flows there are.
@@ -275,8 +293,20 @@ impl Traffic {
 
     /// The next frame and where it comes from.
     pub fn draw(&mut self) -> (Ingress, &[u8]) {
+        let flow = self.choose();
+        (self.ingress, &self.frames[flow * SMALL..][..SMALL])
+    }
+
+    /// The next batch of frames.
+    pub fn batch(&mut self) -> impl Iterator<Item = &[u8]> {
+        let flows: [usize; BATCH] = std::array::from_fn(|_| self.choose());
+        let frames = &self.frames;
+        flows.into_iter().map(move |flow| &frames[flow * SMALL..][..SMALL])
+    }
+
+    fn choose(&mut self) -> usize {
         let flows = self.flows();
-        let flow = match &mut self.random {
+        match &mut self.random {
             Some(state) => {
                 *state ^= *state << 13;
                 *state ^= *state >> 7;
@@ -287,28 +317,11 @@ impl Traffic {
                 self.next = (self.next + 1) % flows;
                 self.next
             }
-        };
-        (self.ingress, &self.frames[flow * SMALL..][..SMALL])
+        }
     }
 }
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The ends of a flow: flows differ in their ports.
-fn ends(way: Way, flow: usize) -> Ends {
-    let macs = match way {
-        Way::Switched => (MACS[1], MACS[0]),
-        Way::Routed | Way::ToPeer => (ROUTER, MACS[0]),
-        Way::FromPeer => (VTEP, PEER_VTEP),
-    };
-    let ips = match way {
-        Way::Switched | Way::Routed => (IPS[0], IPS[1]),
-        Way::ToPeer => (IPS[0], REMOTE_IP),
-        Way::FromPeer => (REMOTE_IP, IPS[1]),
-    };
-    let (high, low) = (flow / 50_000, flow % 50_000);
-    Ends { macs, ips, ports: (10_000 + low as u16, 5001 + high as u16) }
-}
 
 /// A port of a pod, as control makes it for one.
 pub fn pod(slot: PortSlot, device: &Arc<MemDevice>) -> Port {
