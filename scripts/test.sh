@@ -3,7 +3,7 @@
 # without root those say that they are skipped). Installs what is missing.
 #
 # usage: test.sh [--quick] [-- ARGUMENTS OF cargo test]
-#   --quick   no whole-system tests, no release build
+#   --quick   no whole-system tests, no release build, no counting of instructions
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -29,7 +29,7 @@ if [ -z "$QUICK" ] && is_root; then
 	need iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark \
 		python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun \
 		containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq \
-		procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl
+		valgrind=valgrind procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl
 fi
 
 step "Formatting"
@@ -51,6 +51,11 @@ if [ -n "$QUICK" ]; then
 fi
 "$ROOT/scripts/build.sh"
 export WEFT_BIN_DIR=$BIN_DIR
+if command -v valgrind >/dev/null; then
+	"$ROOT/scripts/instructions.sh"
+else
+	say "instructions are not counted: there is no valgrind"
+fi
 step "Unit tests"
 cargo test --workspace --exclude weft-tests --locked "$@"
 step "Whole-system tests"
