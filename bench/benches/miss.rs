@@ -12,8 +12,8 @@ use weft_switch::mem::BATCH;
 const FLOWS: usize = 50_000;
 /// Entries of the cache that is always full.
 const FULL: usize = 512;
-/// Routes of a large cluster.
-const ROUTES: u32 = 5000;
+/// A large cluster, each node with a route.
+const NODES: u32 = 5000;
 
 fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("miss");
@@ -22,7 +22,8 @@ fn bench(criterion: &mut Criterion) {
         [("l2", Way::Switched), ("l3", Way::Routed), ("to_peer", Way::ToPeer), ("from_peer", Way::FromPeer)];
     for (cache, cache_entries) in [("decide", 0), ("insert", FULL)] {
         for (name, way) in ways {
-            let mut scene = Scene::new(Setting { cache_entries, routes: ROUTES }).expect("loopback sockets");
+            let setting = Setting { cache_entries, nodes: NODES, stations: 0 };
+            let mut scene = Scene::new(setting).expect("loopback sockets");
             let mut traffic = Traffic::new(way, Speech::Udp, FLOWS);
             let mut keep = Keep::default();
             group.bench_function(BenchmarkId::new(cache, name), |b| {

@@ -5,19 +5,23 @@
 //! tunnel's sockets are real ones on the loopback device, so the ways to and from the peer contain the kernel's work.
 //! Making a frame and taking away what arrived is not in the time.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weft_bench::node::{Node, receive};
 use weft_bench::scene::{Scene, Setting, Speech, Traffic, Way};
 use weft_switch::mem::BATCH;
 use weft_switch::port::underlay::Receiver;
 
 /// Flows: one, a thousand, and more than the default flow cache of 65,536 entries holds.
-const FLOWS: [usize; 3] = [1, 1000, 100_000];
-/// A flow cache that holds all of them.
-const LARGE_CACHE: usize = 1 << 18;
+const FLOWS: [usize; 4] = [1, 1000, 100_000, 1_000_000];
+/// The largest flow cache: it holds 100,000 flows, and half of a million.
+const LARGE_CACHE: usize = 1 << 19;
+/// Workers side by side, each on a CPU of its own.
+const WORKERS: usize = 2;
 
 fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("path");
@@ -33,10 +37,20 @@ fn bench(criterion: &mut Criterion) {
             forward(&mut group, &format!("{name}/{flows}"), Setting::default(), way, speech, flows);
         }
         let large = Setting { cache_entries: LARGE_CACHE, ..Setting::default() };
-        forward(&mut group, &format!("{name}/100000_large_cache"), large, way, speech, 100_000);
+        for flows in [100_000, 1_000_000] {
+            forward(&mut group, &format!("{name}/{flows}_large_cache"), large, way, speech, flows);
+        }
     }
     for flows in FLOWS {
         from_tunnel(&mut group, flows);
+    }
+    group.throughput(Throughput::Elements((WORKERS * BATCH) as u64));
+    for (name, way, speech) in [
+        ("l2_tcp", Way::Switched, Speech::Tcp),
+        ("l3_tcp", Way::Routed, Speech::Tcp),
+        ("vxlan_out", Way::ToPeer, Speech::Udp),
+    ] {
+        side_by_side(&mut group, &format!("{name}/1000_{WORKERS}_workers"), way, speech, 1000);
     }
     group.finish();
 }
@@ -54,20 +68,66 @@ fn forward(
     let mut traffic = Traffic::new(way, speech, flows);
     scene.warm(&mut traffic);
     group.bench_function(name, |b| {
-        b.iter_custom(|batches| {
-            let mut time = Duration::ZERO;
-            for _ in 0..batches {
-                scene.load(&mut traffic);
-                let start = Instant::now();
-                scene.process();
-                scene.flush();
-                time += start.elapsed();
-                scene.drain();
-            }
-            time
-        });
+        b.iter_custom(|batches| run(&mut scene, &mut traffic, batches));
     });
     scene.check();
+}
+
+/// Time of so many batches.
+fn run(scene: &mut Scene, traffic: &mut Traffic, batches: u64) -> Duration {
+    let mut time = Duration::ZERO;
+    for _ in 0..batches {
+        scene.load(traffic);
+        let start = Instant::now();
+        scene.process();
+        scene.flush();
+        time += start.elapsed();
+        scene.drain();
+    }
+    time
+}
+
+/// The same by workers that share what they learned, each pinned to a CPU: the time of the slowest.
+fn side_by_side(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    way: Way,
+    speech: Speech,
+    flows: usize,
+) {
+    let cpus: Vec<usize> = {
+        let allowed = sched_getaffinity(None).expect("the kernel says where we may run");
+        (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).take(WORKERS).collect()
+    };
+    if cpus.len() < WORKERS {
+        println!("{name} is left out: fewer CPUs than workers");
+        return;
+    }
+    let first = Scene::new(Setting::default()).expect("loopback sockets");
+    let more = (1..WORKERS).map(|worker| first.beside(worker, Setting::default()).expect("loopback sockets"));
+    let mut workers: Vec<_> = more.map(|scene| (scene, Traffic::new(way, speech, flows))).collect();
+    workers.push((first, Traffic::new(way, speech, flows)));
+    workers.iter_mut().for_each(|(scene, traffic)| scene.warm(traffic));
+    group.bench_function(name, |b| {
+        b.iter_custom(|batches| {
+            let together = &Barrier::new(WORKERS);
+            std::thread::scope(|scope| {
+                let mut threads = Vec::with_capacity(WORKERS);
+                for ((scene, traffic), cpu) in workers.iter_mut().zip(&cpus) {
+                    threads.push(scope.spawn(move || {
+                        let mut one = CpuSet::new();
+                        one.set(*cpu);
+                        sched_setaffinity(None, &one).expect("an allowed CPU");
+                        together.wait();
+                        run(scene, traffic, batches)
+                    }));
+                }
+                let times = threads.into_iter().map(|thread| thread.join().expect("a worker runs"));
+                times.max().unwrap_or_default()
+            })
+        });
+    });
+    workers.iter().for_each(|(scene, _)| scene.check());
 }
 
 /// A run of VXLAN packets that waits in the underlay's socket: receive, take the headers off, glue, decide, send.

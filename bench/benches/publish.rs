@@ -1,17 +1,20 @@
 //! A publication: from the call until every worker forwards by the new snapshot. One port is added and taken away
-//! again beside 100 or 500; the building of the snapshot is not in the time.
+//! again beside 100 or 500; the building of the snapshot is not in the time. `node`: a node of 5,000 changes its address;
+//! the building of both tables that hold nodes anew, routes and peers, is in the time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use weft_bench::scene::{bridge, pod};
+use weft_bench::scene::{bridge, nodes, pod};
 use weft_switch::path::{Dataplane, DataplaneConfig};
 use weft_switch::port::MemDevice;
 use weft_switch::table::{Bridges, Port, PortSlot, Ports, Snapshot};
 use weft_sys::tun::Offloads;
 
 const PORTS: [u16; 2] = [100, 500];
+/// Nodes of a large cluster.
+const NODES: u32 = 5000;
 /// Frames of a port's ring; none passes.
 const RING: usize = 4;
 /// Longer than a worker spins.
@@ -35,6 +38,18 @@ fn bench(criterion: &mut Criterion) {
             });
         }
     }
+    let mut control = Control::start(PORTS[0]);
+    group.bench_function(BenchmarkId::new("node", NODES), |b| {
+        b.iter_custom(|rounds| {
+            let mut time = Duration::ZERO;
+            for _ in 0..rounds {
+                let start = Instant::now();
+                let snapshot = control.with_nodes();
+                time += start.elapsed() + control.publish(snapshot);
+            }
+            time
+        });
+    });
     group.finish();
 }
 
@@ -72,6 +87,14 @@ impl Control {
         let ports = Arc::new(Ports { slots: self.ports.clone() });
         let bridges = Arc::clone(&self.bridges);
         Arc::new(Snapshot { epoch: self.epoch, ports, bridges, tunnels: Arc::default() })
+    }
+
+    /// With the tables of a large cluster, new ones.
+    fn with_nodes(&mut self) -> Arc<Snapshot> {
+        self.bridges = Arc::new(Bridges { slots: vec![Some(Arc::new(bridge(NODES)))] });
+        let mut snapshot = Arc::unwrap_or_clone(self.snapshot());
+        snapshot.tunnels = Arc::new(nodes(NODES));
+        Arc::new(snapshot)
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) -> Duration {

@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
-use weft_encap::{Headers, MacAddr, Reason, VnetHdr, Vni};
+use weft_encap::{Headers, MacAddr, Reason, VnetHdr, Vni, vxlan};
 use weft_switch::mem::{BATCH, Batch, Frame, Ingress, Pool};
+use weft_switch::path::fdb::{Bounds, Station};
 use weft_switch::path::{Counters, Forwarder, Out, Settings, Shared, Sink, accelerate};
 use weft_switch::port::{Device, MemDevice, Underlay, UnderlayConfig};
 use weft_switch::table::lpm::Lpm;
@@ -75,14 +76,16 @@ pub enum Speech {
 pub struct Setting {
     /// Entries of the flow cache; 0: every frame misses.
     pub cache_entries: usize,
-    /// Routes besides the three that are needed.
-    pub routes: u32,
+    /// Nodes besides the peer, each with a route.
+    pub nodes: u32,
+    /// Stations learned behind the receiving pod, besides.
+    pub stations: u32,
 }
 
 impl Default for Setting {
-    /// The daemon's default cache, no more routes.
+    /// The daemon's default cache, no more nodes, nothing learned.
     fn default() -> Self {
-        Setting { cache_entries: Settings::default().cache_entries, routes: 0 }
+        Setting { cache_entries: Settings::default().cache_entries, nodes: 0, stations: 0 }
     }
 }
 
@@ -98,6 +101,7 @@ pub struct Scene {
     pub counters: Counters,
     forwarder: Forwarder,
     out: Out,
+    shared: Arc<Shared>,
     devices: [Arc<MemDevice>; 2],
     /// Never read: packets to the peer die in its buffer.
     _peer: UdpSocket,
@@ -109,6 +113,18 @@ impl Scene {
     /// # Errors
     /// When sockets cannot be opened on the loopback device.
     pub fn new(setting: Setting) -> io::Result<Self> {
+        Scene::of_worker(0, setting, Arc::new(learned(setting.stations)))
+    }
+
+    /// The half of another worker, which shares what is learned. Its pods and their tables are its own.
+    ///
+    /// # Errors
+    /// As [`Scene::new`].
+    pub fn beside(&self, worker: usize, setting: Setting) -> io::Result<Self> {
+        Scene::of_worker(worker, setting, Arc::clone(&self.shared))
+    }
+
+    fn of_worker(worker: usize, setting: Setting, shared: Arc<Shared>) -> io::Result<Self> {
         // As a data plane does before its workers start.
         accelerate();
         let device = || Ok::<_, io::Error>(Arc::new(MemDevice::new(2 * BATCH, Offloads::all())?));
@@ -120,8 +136,8 @@ impl Scene {
         let snapshot = Snapshot {
             epoch: 1,
             ports: Arc::new(Ports { slots: ports.into_iter().map(|port| Some(Arc::new(port))).collect() }),
-            bridges: Arc::new(Bridges { slots: vec![Some(Arc::new(bridge(setting.routes)))] }),
-            tunnels: Arc::new(tunnels(underlay, sink.local_addr()?)),
+            bridges: Arc::new(Bridges { slots: vec![Some(Arc::new(bridge(setting.nodes)))] }),
+            tunnels: Arc::new(tunnels(underlay, sink.local_addr()?, setting.nodes)),
         };
         let settings = Settings { cache_entries: setting.cache_entries };
         Ok(Scene {
@@ -129,8 +145,9 @@ impl Scene {
             pool: Pool::new(POOL),
             batch: Batch::default(),
             counters: Counters::new(),
-            forwarder: Forwarder::new(0, &settings, Arc::new(Shared::default())),
-            out: Out::new(0),
+            forwarder: Forwarder::new(worker, &settings, Arc::clone(&shared)),
+            out: Out::new(worker),
+            shared,
             devices,
             _peer: sink,
         })
@@ -351,7 +368,7 @@ fn pod_ip(slot: PortSlot) -> Ipv4Addr {
     IPS.get(slot.index()).copied().unwrap_or(far)
 }
 
-/// The bridge of a scene, its router knowing `more` routes to the peer besides those that traffic needs.
+/// The bridge of a scene, its router knowing a route to each of so many [`nodes`] besides those that traffic needs.
 pub fn bridge(more: u32) -> Bridge {
     let station = |slot: PortSlot| ((None, pod_mac(slot)), FdbTarget::Port(slot));
     let neighbour = |port: PortSlot| (IpAddr::V4(pod_ip(port)), Neighbour { port, mac: pod_mac(port) });
@@ -364,7 +381,7 @@ pub fn bridge(more: u32) -> Bridge {
         gateways: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 1, 1), 24))],
         node: None,
         routes: Arc::new(Lpm::build(
-            prefixes(more).zip(std::iter::repeat(NextHop::Tunnel(PEER))).chain(routes),
+            prefixes(more).zip((1..).map(|slot| NextHop::Tunnel(PeerSlot(slot)))).chain(routes),
         )),
         neighbours: Arc::new([POD_A, POD_B].map(neighbour).into_iter().collect()),
     };
@@ -386,10 +403,39 @@ pub fn prefixes(count: u32) -> impl Iterator<Item = IpNet> {
     (0..count).map(move |i| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(first + (i << 8)), 24)))
 }
 
-fn tunnels(underlay: Underlay, remote: SocketAddr) -> Tunnels {
+/// What was learned: so many stations behind the receiving pod.
+fn learned(stations: u32) -> Shared {
+    let shared = Shared::new(stations.max(65_536) as usize);
+    let bounds = Bounds { ageing_seconds: 300, max: u32::MAX };
+    for mac in (0..stations).map(|i| MacAddr::derived(&i.to_be_bytes())) {
+        let station = Station { bridge: BRIDGE, vlan: None, mac };
+        let known =
+            shared.fdb.learn(station, FdbTarget::Port(POD_B), bounds, (NOW_NS / 1_000_000_000) as u32);
+        assert!(known.is_some(), "there is room");
+    }
+    shared
+}
+
+/// Peers besides [`PEER`], as many nodes, none of them reachable.
+pub fn nodes(count: u32) -> Tunnels {
+    let first = Ipv4Addr::new(198, 18, 0, 0).to_bits();
+    let node = |i| SocketAddr::from((Ipv4Addr::from(first + i), vxlan::PORT));
+    let mut tunnels = Tunnels { peers: vec![None], ..Tunnels::default() };
+    (1..=count).for_each(|i| add(&mut tunnels, PeerSlot(i as u16), node(i)));
+    tunnels
+}
+
+fn tunnels(underlay: Underlay, remote: SocketAddr, more: u32) -> Tunnels {
+    let mut tunnels = nodes(more);
+    tunnels.underlays.push(Arc::new(underlay));
+    add(&mut tunnels, PEER, remote);
+    tunnels
+}
+
+fn add(tunnels: &mut Tunnels, slot: PeerSlot, remote: SocketAddr) {
     let vni = Vni::new(VNI).expect("in range");
     let peer = Peer {
-        slot: PEER,
+        slot,
         generation: 1,
         remote,
         underlay: 0,
@@ -397,13 +443,11 @@ fn tunnels(underlay: Underlay, remote: SocketAddr) -> Tunnels {
         mtu: POD_MTU,
         mode: PeerMode::Routed { mac: PEER_VTEP, local_mac: VTEP, bridge: BRIDGE },
     };
-    Tunnels {
-        underlays: vec![Arc::new(underlay)],
-        peers: vec![Some(Arc::new(peer))],
-        by_source: [((0, IpAddr::V4(UNDERLAY), vni), PEER)].into_iter().collect(),
-        sources: [IpAddr::V4(UNDERLAY)].into_iter().collect(),
-        remotes: [remote].into_iter().collect(),
-    }
+    tunnels.peers.resize(tunnels.peers.len().max(slot.index() + 1), None);
+    tunnels.peers[slot.index()] = Some(Arc::new(peer));
+    tunnels.by_source.insert((0, remote.ip(), vni), slot);
+    tunnels.sources.insert(remote.ip());
+    tunnels.remotes.insert(remote);
 }
 
 #[cfg(test)]
@@ -414,7 +458,8 @@ mod tests {
     fn every_way_forwards_every_frame() {
         for way in [Way::Switched, Way::Routed, Way::ToPeer, Way::FromPeer] {
             for speech in [Speech::Udp, Speech::Tcp] {
-                let mut scene = Scene::new(Setting { cache_entries: 1024, routes: 100 }).unwrap();
+                let mut scene =
+                    Scene::new(Setting { cache_entries: 1024, nodes: 100, stations: 100 }).unwrap();
                 let mut traffic = Traffic::new(way, speech, 1000);
                 scene.warm(&mut traffic);
                 scene.load(&mut traffic);

@@ -24,8 +24,8 @@ use weft_switch::table::lpm::Lpm;
 const ROUNDS: usize = 200;
 /// Flows of a subject that looks for them.
 const FLOWS: usize = 1000;
-/// Routes of a large cluster.
-const ROUTES: u32 = 5000;
+/// A large cluster, each node with a route.
+const NODES: u32 = 5000;
 /// Bytes of a superframe, and of payload in its segments.
 const SUPERFRAME: (usize, u16) = (60_000, 1398);
 
@@ -48,10 +48,10 @@ const SUBJECTS: [Subject; 26] = [
     ("hit-l3", "frame", || decide(Way::Routed, Setting::default())),
     ("hit-to-peer", "frame", || decide(Way::ToPeer, Setting::default())),
     ("hit-from-peer", "frame", || decide(Way::FromPeer, Setting::default())),
-    ("miss-l2", "frame", || decide(Way::Switched, Setting { cache_entries: 0, routes: ROUTES })),
-    ("miss-l3", "frame", || decide(Way::Routed, Setting { cache_entries: 0, routes: ROUTES })),
-    ("miss-to-peer", "frame", || decide(Way::ToPeer, Setting { cache_entries: 0, routes: ROUTES })),
-    ("miss-insert", "frame", || decide(Way::Routed, Setting { cache_entries: 64, routes: ROUTES })),
+    ("miss-l2", "frame", || decide(Way::Switched, large(0))),
+    ("miss-l3", "frame", || decide(Way::Routed, large(0))),
+    ("miss-to-peer", "frame", || decide(Way::ToPeer, large(0))),
+    ("miss-insert", "frame", || decide(Way::Routed, large(64))),
     ("path-l2", "frame", || forward(Way::Switched, Speech::Tcp, FLOWS)),
     ("path-l3", "frame", || forward(Way::Routed, Speech::Tcp, FLOWS)),
     ("path-udp-coalesced", "frame", || forward(Way::Switched, Speech::Udp, 1)),
@@ -107,10 +107,10 @@ fn lpm() -> usize {
     let any = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
     let pod = |i: u32| IpAddr::V4(Ipv4Addr::from((10 << 24) + (i << 8) + 9));
     for _ in 0..TABLES {
-        let table = Lpm::build(prefixes(ROUTES).chain([any]).zip(0u32..));
-        counted(&mut || (0..ROUTES).for_each(|i| used(table.lookup(black_box(pod(i))))));
+        let table = Lpm::build(prefixes(NODES).chain([any]).zip(0u32..));
+        counted(&mut || (0..NODES).for_each(|i| used(table.lookup(black_box(pod(i))))));
     }
-    TABLES * ROUTES as usize
+    TABLES * NODES as usize
 }
 
 fn sum(len: usize) -> usize {
@@ -167,6 +167,11 @@ fn gro_glue() -> usize {
         used(gro.finish(&mut buffer));
     });
     parts.len()
+}
+
+/// A large cluster's tables, and a cache of so many entries.
+fn large(cache_entries: usize) -> Setting {
+    Setting { cache_entries, nodes: NODES, stations: 0 }
 }
 
 /// Decides about batches; hits where the cache holds the flows, else misses.
