@@ -90,7 +90,10 @@ impl Seats {
             guest.bulk = frames;
             guest.waning = if new > enough { 0 } else { guest.waning.saturating_add(1) };
             guest.quiet = if new > 0 { 0 } else { guest.quiet.saturating_add(1) };
-            let Some(thread) = thread else { continue };
+            let Some(thread) = thread else {
+                guest.seat = None;
+                continue;
+            };
             let cpu = if guest.waning > PATIENCE || allowed.count() < 2 {
                 None
             } else if guest.waning > 0 && guest.seat.is_none() {
@@ -149,10 +152,12 @@ impl Seats {
         match placed {
             Ok(()) if cpu.is_none() => guest.seat = None,
             Ok(()) => {}
-            // It ended, or the CPU has gone: the next look chooses anew.
+            // The CPU may have gone: the next look chooses anew. Or the worker has ended, as after an upgrade.
             Err(error) => {
                 guest.seat = None;
-                self.tell("a worker's CPU", error);
+                if error != Errno::SRCH {
+                    self.tell("a worker's CPU", error);
+                }
             }
         }
     }

@@ -99,7 +99,7 @@ pub struct Occupancy {
 /// What bulk a worker had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bulk {
-    /// Its thread; `None`: it does not run yet.
+    /// Its thread; `None`: it does not run (yet).
     pub thread: Option<Pid>,
     /// Bulk frames, superframes for example, since the start.
     pub frames: u64,
@@ -167,7 +167,7 @@ pub(super) struct Post {
     pub(super) acknowledged: AtomicU64,
     /// Another number after every round of the loop.
     pub(super) beat: AtomicU64,
-    /// The thread's id, 0 before it runs.
+    /// The thread's id, 0 while it does not run.
     pub(super) thread: AtomicI32,
     /// Nobody else wants its CPU.
     pub(super) is_alone: AtomicBool,

@@ -181,6 +181,8 @@ impl Worker {
             self.post.beat.store(u64::from(rounds), Ordering::Relaxed);
         }
         self.drain();
+        // Relaxed: see `Dataplane::bulk`.
+        self.post.thread.store(0, Ordering::Relaxed);
         let Worker { snapshot, mut sources, poll, mut pool, .. } = self;
         sources.close(poll.registry(), &snapshot, &mut pool);
     }
