@@ -43,8 +43,8 @@ struct Guest {
     /// Looks since it had any.
     quiet: u32,
     seat: Option<Seat>,
-    /// Where it sat last.
-    last: Option<usize>,
+    /// Where it sits, as far as it was told.
+    told: Option<usize>,
 }
 
 impl Seats {
@@ -123,7 +123,7 @@ impl Seats {
                 Some(seat.cpu)
             }
             none => {
-                let seat = Seat::first(worker, guest.last, Account { idle: idle(allowed)?, ..now }, &taken)?;
+                let seat = Seat::first(worker, Account { idle: idle(allowed)?, ..now }, &taken)?;
                 Some(none.insert(seat).cpu)
             }
         }
@@ -142,9 +142,9 @@ impl Seats {
         }
         let placed = sched_setaffinity(Some(thread), &cpus);
         let seated = cpu.filter(|_| placed.is_ok());
-        if guest.last != seated && seated.is_some() {
-            tracing::debug!(worker, cpu, "seated while bulk passes");
-            guest.last = seated;
+        if guest.told != seated {
+            tracing::debug!(worker, cpu = seated, "seated while bulk passes");
+            guest.told = seated;
         }
         if seated.is_none() {
             self.dataplane.set_alone(worker, false);

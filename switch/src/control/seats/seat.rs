@@ -31,12 +31,12 @@ pub(super) struct Account {
 }
 
 impl Seat {
-    /// Where it sat last; else workers are spread over the CPUs, each its own as long as there are enough.
-    pub(super) fn first(worker: usize, last: Option<usize>, now: Account, taken: &[usize]) -> Option<Seat> {
-        let is_free = |cpu: &usize| now.idle.iter().any(|(known, _)| known == cpu) && !taken.contains(cpu);
+    /// Workers are spread over the CPUs, each its own as long as there are enough. Where it sat before the last pause does
+    /// not count: where others are now has changed, too.
+    pub(super) fn first(worker: usize, now: Account, taken: &[usize]) -> Option<Seat> {
         let count = now.idle.len();
-        let spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
-        let cpu = last.into_iter().chain(spread.clone()).find(is_free).or_else(|| spread.clone().next())?;
+        let mut spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
+        let cpu = spread.clone().find(|cpu| !taken.contains(cpu)).or_else(|| spread.next())?;
         Some(Seat { cpu, since: now, trial: TRIAL_NS })
     }
 
@@ -98,23 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn each_worker_gets_a_cpu_of_its_own_and_the_one_that_it_had() {
+    fn each_worker_gets_a_cpu_of_its_own() {
         let cpus = [(2, 0), (3, 0), (5, 0)];
-        let first = |worker, last, taken: &[usize]| {
-            Seat::first(worker, last, account(0, (0, 0), &cpus), taken).map(|seat| seat.cpu)
+        let first = |worker, taken: &[usize]| {
+            Seat::first(worker, account(0, (0, 0), &cpus), taken).map(|seat| seat.cpu)
         };
-        assert_eq!([0, 1, 2, 3].map(|worker| first(worker, None, &[])), [Some(2), Some(3), Some(5), Some(2)]);
-        assert_eq!(first(0, Some(5), &[]), Some(5));
-        assert_eq!(first(0, Some(5), &[5]), Some(2));
-        assert_eq!(first(0, Some(7), &[2]), Some(3), "7 is not allowed any more");
-        assert_eq!(first(1, None, &[2, 3, 5]), Some(3), "more workers than CPUs");
-        assert!(Seat::first(0, Some(2), account(0, (0, 0), &[]), &[]).is_none(), "no CPU is known");
+        assert_eq!([0, 1, 2, 3].map(|worker| first(worker, &[])), [Some(2), Some(3), Some(5), Some(2)]);
+        assert_eq!(first(0, &[2]), Some(3));
+        assert_eq!(first(1, &[2, 3, 5]), Some(3), "more workers than CPUs");
+        assert!(Seat::first(0, account(0, (0, 0), &[]), &[]).is_none(), "no CPU is known");
     }
 
     /// Where a worker on CPU 0 of three sits after a second in which it ran and waited, and the CPUs idled, so long.
     fn after(used: (u64, u64), idle: [u64; 3], taken: &[usize]) -> usize {
         let begun = account(5000, (30, 70), &[(0, 9), (1, 9), (2, 9)]);
-        let mut seat = Seat::first(0, None, begun, &[]).expect("there are CPUs");
+        let mut seat = Seat::first(0, begun, &[]).expect("there are CPUs");
         let idle = [0, 1, 2].map(|cpu| (cpu, 9 + idle[cpu]));
         seat.judge(account(6000, (30 + used.0, 70 + used.1), &idle), taken);
         seat.cpu
@@ -137,8 +135,7 @@ mod tests {
 
     #[test]
     fn seats_are_tried_longer_after_each_move() {
-        let mut seat =
-            Seat::first(0, None, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
         assert!(!seat.is_due(&account(999, (0, 0), &[])) && seat.is_due(&account(1000, (0, 0), &[])));
         seat.judge(account(1000, (0, 900), &[(0, 0), (1, 900)]), &[0]);
         assert_eq!(seat.cpu, 1);
@@ -147,8 +144,7 @@ mod tests {
 
     #[test]
     fn a_cpu_that_is_no_longer_allowed_is_left() {
-        let first =
-            || Seat::first(0, None, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        let first = || Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
         let [mut seat, mut crowded] = [first(), first()];
         seat.judge(account(250, (0, 0), &[(4, 0), (5, 0)]), &[0]);
         assert_eq!(seat.cpu, 5);
