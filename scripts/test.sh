@@ -52,8 +52,7 @@ fi
 "$ROOT/scripts/build.sh"
 export WEFT_BIN_DIR=$BIN_DIR
 if command -v valgrind >/dev/null; then
-	# Leaves room for what differs between runs: look-ups by 2 %.
-	"$ROOT/scripts/instructions.sh" --limit 5
+	"$ROOT/scripts/instructions.sh"
 else
 	say "instructions are not counted: there is no valgrind"
 fi

@@ -43,8 +43,8 @@ struct Guest {
     /// Looks since it had any.
     quiet: u32,
     seat: Option<Seat>,
-    /// Where it sits, as far as it was told.
-    told: Option<usize>,
+    /// Where it sits, as far as the log knows.
+    logged: Option<usize>,
 }
 
 impl Seats {
@@ -142,9 +142,12 @@ impl Seats {
         }
         let placed = sched_setaffinity(Some(thread), &cpus);
         let seated = cpu.filter(|_| placed.is_ok());
-        if guest.told != seated {
-            tracing::debug!(worker, cpu = seated, "seated while bulk passes");
-            guest.told = seated;
+        if guest.logged != seated {
+            match seated {
+                Some(cpu) => tracing::debug!(worker, cpu, "seated while bulk passes"),
+                None => tracing::debug!(worker, "no longer seated"),
+            }
+            guest.logged = seated;
         }
         if seated.is_none() {
             self.dataplane.set_alone(worker, false);
@@ -165,7 +168,7 @@ impl Seats {
     /// Once: what does not work now will not work in a quarter of a second.
     fn tell(&mut self, what: &str, error: Errno) {
         if !self.told {
-            tracing::warn!(%error, "{what}: workers may change theirs while bulk passes");
+            tracing::warn!(%error, "{what}: workers run wherever the kernel puts them");
         }
         self.told = true;
     }

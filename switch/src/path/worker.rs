@@ -101,7 +101,6 @@ pub(super) fn run(
         forwarder: Forwarder::new(start.id, &start.settings, tables),
         now,
         last_work: now,
-        bulk: 0,
         last_bulk: 0,
         last_rest: 0,
         last_quiet: 0,
@@ -145,8 +144,6 @@ struct Worker {
     /// Monotonic clock, read once per batch.
     now: u64,
     last_work: u64,
-    /// Bulk frames so far.
-    bulk: u64,
     last_bulk: u64,
     last_rest: u64,
     /// When a source last had a turn without noise.
@@ -374,9 +371,9 @@ impl Worker {
         if bulk > 0 {
             let is_first = self.now - self.last_bulk > BULK_PAUSE_NS;
             self.last_bulk = self.now;
-            self.bulk += bulk as u64;
-            // Relaxed: see `Dataplane::bulk`.
-            self.post.bulk.store(self.bulk, Ordering::Relaxed);
+            // Relaxed: see `Dataplane::bulk`. Nobody else writes it.
+            let before = self.post.bulk.load(Ordering::Relaxed);
+            self.post.bulk.store(before + bulk as u64, Ordering::Relaxed);
             if is_first {
                 self.plane.bulk.notify_one();
             }
