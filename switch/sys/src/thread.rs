@@ -35,11 +35,12 @@ pub fn ran_and_waited_ns(thread: Pid) -> Option<(u64, u64)> {
     parse_schedstat(&std::fs::read_to_string(path).ok()?)
 }
 
-/// Kernels that do not keep account answer "0 0 0".
+/// Time run, time waited, turns on a CPU. Kernels that do not keep account answer "0 0 0"; where they do, a thread in its
+/// first turn has run for 0 ns until the next tick.
 fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
-    let mut fields = text.split_ascii_whitespace().map(str::parse);
-    let (ran, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
-    (ran > 0).then_some((ran, waited))
+    let mut fields = text.split_ascii_whitespace().map(|field| field.parse::<u64>().ok());
+    let (ran, waited, turns) = (fields.next()??, fields.next()??, fields.next()??);
+    (turns > 0).then_some((ran, waited))
 }
 
 #[cfg(test)]
@@ -54,7 +55,8 @@ mod tests {
         assert!(ran_and_waited_ns(rustix::thread::gettid()).is_some());
         assert_eq!(ran_and_waited_ns(Pid::INIT).filter(|_| std::process::id() != 1), None);
         assert_eq!(parse_schedstat("12 34 5\n"), Some((12, 34)));
-        for unknown in ["0 0 0\n", "", "1", "1 x 2"] {
+        assert_eq!(parse_schedstat("0 0 1\n"), Some((0, 0)), "its first turn");
+        for unknown in ["0 0 0\n", "", "1 2", "1 x 2"] {
             assert_eq!(parse_schedstat(unknown), None, "{unknown:?}");
         }
     }
