@@ -115,7 +115,7 @@ impl Seats {
         let guest = &mut self.guests[worker];
         match &mut guest.seat {
             Some(seat) => {
-                self.dataplane.set_alone(worker, seat.is_alone(&now));
+                self.dataplane.set_may_spin(worker, seat.may_spin(&now));
                 if allowed.is_set(seat.cpu) && !seat.is_due(&now) {
                     return Some(seat.cpu);
                 }
@@ -150,7 +150,7 @@ impl Seats {
             guest.logged = seated;
         }
         if seated.is_none() {
-            self.dataplane.set_alone(worker, false);
+            self.dataplane.set_may_spin(worker, false);
         }
         match placed {
             Ok(()) if cpu.is_none() => guest.seat = None,

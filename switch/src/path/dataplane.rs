@@ -169,8 +169,8 @@ pub(super) struct Post {
     pub(super) beat: AtomicU64,
     /// The thread's id, 0 while it does not run.
     pub(super) thread: AtomicI32,
-    /// Nobody else wants its CPU.
-    pub(super) is_alone: AtomicBool,
+    /// Others want its CPU little enough for it to look on for more while bulk passes.
+    pub(super) may_spin: AtomicBool,
     /// Bulk frames so far.
     pub(super) bulk: AtomicU64,
     pub(super) waker: mio::Waker,
@@ -251,7 +251,7 @@ impl Dataplane {
             acknowledged: AtomicU64::new(0),
             beat: AtomicU64::new(0),
             thread: AtomicI32::new(0),
-            is_alone: AtomicBool::new(false),
+            may_spin: AtomicBool::new(false),
             bulk: AtomicU64::new(0),
             waker: mio::Waker::new(poll.registry(), worker::WAKER)?,
             questions: Mutex::default(),
@@ -394,11 +394,11 @@ impl Dataplane {
         self.workers.iter().map(look).collect()
     }
 
-    /// Tells a worker whether it has a CPU for itself, so that it may spend time on looking for more.
-    pub fn set_alone(&self, worker: usize, alone: bool) {
+    /// Tells a worker whether it may look on for more while bulk passes, because others hardly want its CPU.
+    pub fn set_may_spin(&self, worker: usize, may: bool) {
         if let Some(worker) = self.workers.get(worker) {
             // Relaxed: it may see it a while later.
-            worker.post.is_alone.store(alone, Ordering::Relaxed);
+            worker.post.may_spin.store(may, Ordering::Relaxed);
         }
     }
 

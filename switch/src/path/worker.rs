@@ -22,6 +22,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
+use rustix::thread::sched_yield;
 use weft_encap::Reason;
 use weft_sys::machine::monotonic_ns;
 
@@ -42,10 +43,10 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 
 /// Frames longer than this are bulk.
 const BULK_FRAME: usize = 4096;
-/// For this long after a bulk frame the spin is short, or none if somebody else wants the CPU.
+/// For this long after a bulk frame the spin is the one below, or none if others often want the CPU.
 const BULK_NS: u64 = 1_000_000;
-/// The short spin.
-const BULK_SPIN_NS: u64 = 20_000;
+/// The spin while bulk passes. It spares the sender most wake-ups: more than a superframe's time, and others go first.
+const BULK_SPIN_NS: u64 = 60_000;
 /// Bulk that comes after this long without is told to control, which looks on for longer than that after the last one.
 const BULK_PAUSE_NS: u64 = 500_000_000;
 /// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
@@ -406,15 +407,21 @@ impl Worker {
             return false;
         }
         self.now = monotonic_ns();
-        let spin_ns = if self.now - self.last_bulk > BULK_NS {
+        let bulk = self.now - self.last_bulk <= BULK_NS;
+        let spin_ns = if !bulk {
             self.spin_ns
-        } else if self.post.is_alone.load(Ordering::Relaxed) {
-            // Relaxed: see `Dataplane::set_alone`.
+        } else if self.post.may_spin.load(Ordering::Relaxed) {
+            // Relaxed: see `Dataplane::set_may_spin`.
             self.spin_ns.min(BULK_SPIN_NS)
         } else {
             0
         };
-        self.now - self.last_work < spin_ns && self.now - self.last_rest > REST_NS
+        let spins = self.now - self.last_work < spin_ns && self.now - self.last_rest > REST_NS;
+        if spins && bulk {
+            // The receiver often sits here, too: without this it waits until the spin ends.
+            sched_yield();
+        }
+        spins
     }
 
     #[inline]
