@@ -156,6 +156,39 @@ fn owners_and_bad_input() {
 }
 
 #[test]
+fn a_pod_s_station_is_its_own() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, node.pod("b")?);
+        let mac = a.result["interfaces"][0]["mac"].as_str().unwrap_or_default().to_owned();
+        let message = format!("station {mac} of port cni-");
+        refused(node, &format!("fdb add br0 {mac} weft0"), &message)?;
+        refused(node, &format!("fdb del br0 {mac}"), "belongs to cni; let its container runtime change it")?;
+        refused(node, &format!("--if-exists fdb del br0 {mac}"), &message)?;
+        refused(node, &format!("neigh add br0 {} 02:00:00:00:77:01 weft0", a.ip()), "which belongs to cni")?;
+        ping(&b.ns, &a.ip(), 3)?;
+        // Another pod gets no MAC that was given away.
+        accepted(node, "fdb add br0 02:00:00:00:77:01 weft0")?;
+        let ns = Namespace::new("late")?;
+        let add = || node.cni().args("IgnoreUnknown=1;MAC=02:00:00:00:77:01").add(ns.name(), &ns.path());
+        let error = add().err().map(|error| error.to_string()).unwrap_or_default();
+        let expected = "02:00:00:00:77:01 is a static station behind port weft0; delete it first";
+        ensure!(error.starts_with("7: ") && error.contains(expected), "{error}");
+        let owners = |mac: &str| -> Result<Vec<Value>> {
+            let all = node.weft_json(&["fdb", "show", "br0"])?;
+            let found = all.as_array().into_iter().flatten().filter(|entry| entry["mac"] == mac);
+            Ok(found.map(|entry| entry["owner"].clone()).collect())
+        };
+        ensure!(owners(&mac)? == ["cni"] && owners("02:00:00:00:77:01")? == ["cli"], "owners");
+        accepted(node, "fdb del br0 02:00:00:00:77:01")?;
+        add()?;
+        ensure!(owners("02:00:00:00:77:01")? == ["cni"], "the pod has it now");
+        ping(&ns, &a.ip(), 3)
+    });
+}
+
+#[test]
 fn tables_and_statistics() {
     as_root(|| {
         let lab = Lab::up(Options::default())?;
