@@ -219,6 +219,13 @@ impl Node {
         output(self.weft_command(args))
     }
 
+    /// Runs a line of `weft` on this node, whatever comes of it: exit code, standard output, standard error.
+    pub fn weft_line(&self, line: &str) -> Result<(i32, String, String)> {
+        let output = self.weft_command(&line.split_whitespace().collect::<Vec<_>>()).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+
     /// `weft` on this node, not run yet.
     pub fn weft_command(&self, args: &[&str]) -> Command {
         let mut command = self.ns.command(&bin::path("weft"), args);

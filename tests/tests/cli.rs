@@ -4,22 +4,15 @@ use serde_json::Value;
 use weft_tests::traffic::ping;
 use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
-/// Exit code, standard output, standard error of a `weft` call.
-fn weft(node: &Node, line: &str) -> Result<(i32, String, String)> {
-    let output = node.weft_command(&line.split_whitespace().collect::<Vec<_>>()).output()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
-}
-
 /// A call that must fail, and what its message must hold.
 fn refused(node: &Node, line: &str, message: &str) -> Result<()> {
-    let (code, out, error) = weft(node, line)?;
+    let (code, out, error) = node.weft_line(line)?;
     ensure!(code != 0 && error.contains(message), "weft {line}: {code} {out} {error}\nexpected: {message}");
     Ok(())
 }
 
 fn accepted(node: &Node, line: &str) -> Result<String> {
-    let (code, out, error) = weft(node, line)?;
+    let (code, out, error) = node.weft_line(line)?;
     ensure!(code == 0, "weft {line}: {code} {error}");
     Ok(out)
 }
@@ -38,7 +31,10 @@ fn bridges_and_ports() {
         refused(node, "add-br lan", "lan")?;
         accepted(node, "--may-exist add-br lan")?;
         accepted(node, "add-br --may-exist lan")?;
-        ensure!(weft(node, "br-exists lan")?.0 == 0 && weft(node, "br-exists nope")?.0 == 2, "br-exists");
+        ensure!(
+            node.weft_line("br-exists lan")?.0 == 0 && node.weft_line("br-exists nope")?.0 == 2,
+            "br-exists"
+        );
         let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
         accepted(node, &format!("add-port lan web type=tap netns={} ip=10.9.0.1/24", a.name()))?;
         accepted(node, &format!("add-port lan db netns={} ip=10.9.0.2/24 -- list-ports lan", b.path()))?;
@@ -147,9 +143,9 @@ fn owners_and_bad_input() {
         ] {
             refused(node, line, message)?;
         }
-        let (code, _, _) = weft(node, "no-such-verb")?;
+        let (code, _, _) = node.weft_line("no-such-verb")?;
         ensure!(code == 2, "usage errors exit with 2, this with {code}");
-        let (code, _, error) = weft(node, "--socket /run/weft-there-is-none.sock show")?;
+        let (code, _, error) = node.weft_line("--socket /run/weft-there-is-none.sock show")?;
         ensure!(code == 1 && error.contains("/run/weft-there-is-none.sock"), "{error}");
         Ok(())
     });
