@@ -1,4 +1,4 @@
-//! The scripts that need no daemon to be judged: help, labs that are removed whole, the unit file.
+//! The scripts: help, what they say is missing, labs that are removed whole, the unit file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,65 @@ fn leftovers() -> Result<String> {
     let names: Vec<&str> = names.lines().filter(|line| line.starts_with("wtlab-")).collect();
     let state = Path::new("/run/weft-lab/wtlab").exists();
     Ok(if state { format!("{names:?} and /run/weft-lab/wtlab") } else { names.join(" ") })
+}
+
+/// Runs a line of bash as somebody who is not root, with no other programs than these; what it says on stderr, and
+/// whether it succeeded.
+fn as_somebody(line: &str, dir: &Path, programs: &[&str]) -> Result<(String, bool)> {
+    let bin = dir.join("bin");
+    std::fs::create_dir_all(&bin)?;
+    for program in programs {
+        let found = weft_tests::ns::run("sh", &["-c", &format!("command -v {program}")])?;
+        let link = bin.join(program);
+        if !link.exists() {
+            std::os::unix::fs::symlink(found.trim(), link)?;
+        }
+    }
+    let mut command = Command::new("env");
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "env"]);
+    }
+    command.args(["-i", "HOME=/nonexistent", &format!("PATH={}", bin.display()), "bash", "-c", line]);
+    let output = command.current_dir(dir).output()?;
+    Ok((String::from_utf8_lossy(&output.stderr).into_owned(), output.status.success()))
+}
+
+/// A directory that everyone may read, with copies of these scripts.
+fn copies(names: &[&str]) -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    let all_may = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), all_may)?;
+    std::fs::create_dir(dir.path().join("scripts"))?;
+    for name in names {
+        std::fs::copy(scripts().join(name), dir.path().join("scripts").join(name))?;
+    }
+    Ok(dir)
+}
+
+#[test]
+fn what_is_missing_is_named() -> Result<()> {
+    let dir = copies(&["lib.sh", "test.sh"])?;
+    let programs = ["bash", "dirname", "basename", "id", "sed", "head", "sort", "sh"];
+    let need = |wanted: &str| {
+        as_somebody(&format!(". scripts/lib.sh; set -eu; need {wanted}; say went on"), dir.path(), &programs)
+    };
+    let (said, ok) = need("coreutils=id iperf3=iperf3 nowhere=/nonexistent/file bash=bash")?;
+    ensure!(!ok && said.contains("missing: iperf3 nowhere."), "{said}");
+    let (said, ok) = need("coreutils=id")?;
+    ensure!(ok && said == "went on\n", "{said}");
+
+    // A compiler that is there and does nothing: what test.sh says comes before it.
+    for (program, text) in [("cargo", "[ $1 = --version ] && echo cargo 1.99.0"), ("gcc", "exit 1")] {
+        let path = dir.path().join("bin").join(program);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let (said, ok) = as_somebody("scripts/test.sh", dir.path(), &programs)?;
+    let line = said.lines().find(|line| line.contains("missing: ")).unwrap_or_default();
+    ensure!(!ok && line.contains(" iperf3 ") && line.contains(" podman "), "{said}");
+    ensure!(!said.contains("missing: Rust") && said.contains("without root"), "{said}");
+    Ok(())
 }
 
 #[test]
