@@ -1,4 +1,4 @@
-//! The cluster file: written by `weft cluster import`, and taken live.
+//! The cluster file: written by `weft cluster import`, taken live, and a node's own entry in it found by its address.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -87,5 +87,56 @@ fn an_imported_file_is_taken_live() {
             ensure!(std::fs::read_to_string(&file)? == text, "{input}: the file was changed");
         }
         ping(&a.ns, &b.ip(), 5)
+    });
+}
+
+/// The daemon does not start, and says why.
+fn refused(node: &Node, message: &str) -> Result<()> {
+    let mut child = node.weftd().stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let ended =
+        eventually(20, || child.try_wait()?.context("it runs, although it does not know which node it is"));
+    if ended.is_err() {
+        child.kill()?;
+    }
+    let said = String::from_utf8_lossy(&child.wait_with_output()?.stderr).into_owned();
+    ensure!(!ended?.success() && said.contains(message), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_node_finds_itself_by_its_address() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let cluster = lab.cluster(2);
+        let node = &mut lab.nodes[0];
+        node.tell_its_name(false);
+        node.write_cluster(&cluster)?;
+        node.start()?;
+        ensure!(node.weft_json(&["status"])?["node"] == "n1", "{}", node.weft(&["status"])?);
+        let pod = node.pod("p")?;
+        ensure!(pod.ip().starts_with("10.244.1."), "{}", pod.ip());
+        ping(&pod.ns, "172.30.0.1", 2)?;
+        node.stop()?;
+
+        // Both addresses are here: nobody can tell which node this is.
+        node.ns.sh("ip addr add 172.30.0.2/24 dev eth0")?;
+        refused(
+            node,
+            "underlay addresses of nodes n1, n2 are all local; say which one this is with `node =",
+        )?;
+        // By name it is told apart, in weft.toml as well.
+        std::fs::write(node.file("weft.toml"), "node = \"n1\"\n")?;
+        node.start()?;
+        ensure!(node.weft_json(&["status"])?["node"] == "n1", "{}", node.weft(&["status"])?);
+        node.stop()?;
+        std::fs::write(node.file("weft.toml"), "")?;
+        node.ns.sh("ip addr flush dev eth0; ip addr add 172.30.0.77/24 dev eth0")?;
+        refused(
+            node,
+            "no [[node]] has an underlay address of this machine; add one, or name it with `node =",
+        )?;
+        // What was left is purged by name.
+        node.tell_its_name(true);
+        Ok(())
     });
 }
