@@ -34,17 +34,23 @@ apt_install() {
 		die "apt-get could not install: $*"
 }
 
-# need PACKAGE=COMMAND ...: installs the packages whose command (a name, or a path to a file) is missing.
-need() {
-	local pair package command missing=()
+# missing PACKAGE=COMMAND ...: the packages whose command (a name, or a path to a file) is missing, one a line.
+missing() {
+	local pair package command
 	for pair in "$@"; do
 		package=${pair%%=*} command=${pair#*=}
 		case $command in
-		/*) [ -e "$command" ] || missing+=("$package") ;;
-		*) PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("$package") ;;
+		/*) [ -e "$command" ] || echo "$package" ;;
+		*) PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || echo "$package" ;;
 		esac
 	done
-	[ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
+# need PACKAGE=COMMAND ...: installs those packages.
+need() {
+	local packages
+	mapfile -t packages < <(missing "$@")
+	[ ${#packages[@]} = 0 ] || apt_install "${packages[@]}"
 }
 
 # Rust new enough. Debian's own package is older; rustup is asked for, never installed behind anyone's back unless

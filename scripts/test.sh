@@ -25,11 +25,17 @@ done
 
 cd "$ROOT"
 need_build
+# What the whole-system tests use.
+PACKAGES=(iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark
+	python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun
+	containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq
+	valgrind=valgrind procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl)
 if [ -z "$QUICK" ] && is_root; then
-	need iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark \
-		python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun \
-		containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq \
-		valgrind=valgrind procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl
+	need "${PACKAGES[@]}"
+elif [ -z "$QUICK" ]; then
+	mapfile -t absent < <(missing "${PACKAGES[@]}")
+	say "without root the whole-system tests are skipped"
+	[ ${#absent[@]} = 0 ] || say "they would also need these packages (Debian's names), missing: ${absent[*]}"
 fi
 
 step "Formatting"

@@ -16,6 +16,8 @@ pub mod lab;
 pub mod node;
 /// Network namespaces and commands in them.
 pub mod ns;
+/// Single frames: sent as they are, counted where they come in.
+pub mod raw;
 /// ping, iperf3, hashed transfers.
 pub mod traffic;
 

@@ -24,6 +24,7 @@ pub struct Node {
     daemon: Option<Child>,
     expected: Vec<String>,
     flags: Vec<String>,
+    is_told_its_name: bool,
     /// It runs under `weft-keeper` with these flags.
     pub(crate) keeper: Option<Vec<&'static str>>,
     env: Vec<(String, String)>,
@@ -45,6 +46,7 @@ impl Node {
             daemon: None,
             expected: Vec::new(),
             flags: Vec::new(),
+            is_told_its_name: true,
             keeper: None,
             env: Vec::new(),
         })
@@ -77,6 +79,11 @@ impl Node {
         self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
     }
 
+    /// Whether the daemon is told its name in the cluster, as it is to begin with, or finds its entry itself.
+    pub fn tell_its_name(&mut self, told: bool) {
+        self.is_told_its_name = told;
+    }
+
     /// A variable of the daemon's environment.
     pub fn env(&mut self, name: &str, value: &str) {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -106,7 +113,9 @@ impl Node {
         if self.file("cluster.toml").exists() {
             args.extend(["--cluster".to_owned(), path("cluster.toml")]);
         }
-        args.extend(["--node".to_owned(), self.name.clone()]);
+        if self.is_told_its_name {
+            args.extend(["--node".to_owned(), self.name.clone()]);
+        }
         args.extend(["--run-dir".to_owned(), path("run"), "--state-dir".to_owned(), path("state")]);
         args.extend(["--socket".to_owned(), self.socket(), "--cni-socket".to_owned(), self.cni_socket()]);
         args.extend(self.flags.clone());
@@ -217,6 +226,13 @@ impl Node {
     /// Runs `weft` on this node; its standard output.
     pub fn weft(&self, args: &[&str]) -> Result<String> {
         output(self.weft_command(args))
+    }
+
+    /// Runs a line of `weft` on this node, whatever comes of it: exit code, standard output, standard error.
+    pub fn weft_line(&self, line: &str) -> Result<(i32, String, String)> {
+        let output = self.weft_command(&line.split_whitespace().collect::<Vec<_>>()).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
     }
 
     /// `weft` on this node, not run yet.

@@ -1,25 +1,18 @@
 //! The command `weft` against a real daemon: verbs, transactions, owners, errors, exit codes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
-
-/// Exit code, standard output, standard error of a `weft` call.
-fn weft(node: &Node, line: &str) -> Result<(i32, String, String)> {
-    let output = node.weft_command(&line.split_whitespace().collect::<Vec<_>>()).output()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
-}
+use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, bin, ensure, eventually};
 
 /// A call that must fail, and what its message must hold.
 fn refused(node: &Node, line: &str, message: &str) -> Result<()> {
-    let (code, out, error) = weft(node, line)?;
+    let (code, out, error) = node.weft_line(line)?;
     ensure!(code != 0 && error.contains(message), "weft {line}: {code} {out} {error}\nexpected: {message}");
     Ok(())
 }
 
 fn accepted(node: &Node, line: &str) -> Result<String> {
-    let (code, out, error) = weft(node, line)?;
+    let (code, out, error) = node.weft_line(line)?;
     ensure!(code == 0, "weft {line}: {code} {error}");
     Ok(out)
 }
@@ -38,7 +31,10 @@ fn bridges_and_ports() {
         refused(node, "add-br lan", "lan")?;
         accepted(node, "--may-exist add-br lan")?;
         accepted(node, "add-br --may-exist lan")?;
-        ensure!(weft(node, "br-exists lan")?.0 == 0 && weft(node, "br-exists nope")?.0 == 2, "br-exists");
+        ensure!(
+            node.weft_line("br-exists lan")?.0 == 0 && node.weft_line("br-exists nope")?.0 == 2,
+            "br-exists"
+        );
         let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
         accepted(node, &format!("add-port lan web type=tap netns={} ip=10.9.0.1/24", a.name()))?;
         accepted(node, &format!("add-port lan db netns={} ip=10.9.0.2/24 -- list-ports lan", b.path()))?;
@@ -147,11 +143,44 @@ fn owners_and_bad_input() {
         ] {
             refused(node, line, message)?;
         }
-        let (code, _, _) = weft(node, "no-such-verb")?;
+        let (code, _, _) = node.weft_line("no-such-verb")?;
         ensure!(code == 2, "usage errors exit with 2, this with {code}");
-        let (code, _, error) = weft(node, "--socket /run/weft-there-is-none.sock show")?;
+        let (code, _, error) = node.weft_line("--socket /run/weft-there-is-none.sock show")?;
         ensure!(code == 1 && error.contains("/run/weft-there-is-none.sock"), "{error}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_pod_s_station_is_its_own() {
+    as_root(|| {
+        let lab = one()?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, node.pod("b")?);
+        let mac = a.result["interfaces"][0]["mac"].as_str().unwrap_or_default().to_owned();
+        let message = format!("station {mac} of port cni-");
+        refused(node, &format!("fdb add br0 {mac} weft0"), &message)?;
+        refused(node, &format!("fdb del br0 {mac}"), "belongs to cni; let its container runtime change it")?;
+        refused(node, &format!("--if-exists fdb del br0 {mac}"), &message)?;
+        refused(node, &format!("neigh add br0 {} 02:00:00:00:77:01 weft0", a.ip()), "which belongs to cni")?;
+        ping(&b.ns, &a.ip(), 3)?;
+        // Another pod gets no MAC that was given away.
+        accepted(node, "fdb add br0 02:00:00:00:77:01 weft0")?;
+        let ns = Namespace::new("late")?;
+        let add = || node.cni().args("IgnoreUnknown=1;MAC=02:00:00:00:77:01").add(ns.name(), &ns.path());
+        let error = add().err().map(|error| error.to_string()).unwrap_or_default();
+        let expected = "02:00:00:00:77:01 is a static station behind port weft0; delete it first";
+        ensure!(error.starts_with("7: ") && error.contains(expected), "{error}");
+        let owners = |mac: &str| -> Result<Vec<Value>> {
+            let all = node.weft_json(&["fdb", "show", "br0"])?;
+            let found = all.as_array().into_iter().flatten().filter(|entry| entry["mac"] == mac);
+            Ok(found.map(|entry| entry["owner"].clone()).collect())
+        };
+        ensure!(owners(&mac)? == ["cni"] && owners("02:00:00:00:77:01")? == ["cli"], "owners");
+        accepted(node, "fdb del br0 02:00:00:00:77:01")?;
+        add()?;
+        ensure!(owners("02:00:00:00:77:01")? == ["cni"], "the pod has it now");
+        ping(&ns, &a.ip(), 3)
     });
 }
 
@@ -182,22 +211,103 @@ fn tables_and_statistics() {
             refused(node, &format!("{table} nope"), "no bridge is named nope")?;
         }
         refused(node, "tunnel nope", "no peer is nope")?;
-        for verb in [
-            "show",
-            "status",
-            "fdb show",
-            "route show",
-            "neigh show",
-            "tunnel",
-            "flow dump",
-            "stats",
-            "drops",
-        ] {
-            serde_json::from_str::<Value>(&accepted(node, &format!("-o json {verb}"))?)?;
-        }
         ensure!(accepted(node, "completions bash")?.contains("weft"), "completions");
         let help = accepted(node, "add-port --help")?;
         ensure!(help.to_lowercase().contains("example"), "{help}");
+        Ok(())
+    });
+}
+
+/// A line of every verb and the keys of what it prints as JSON: of the object, or of each object of the list; none where it
+/// is a list of names, or a name.
+const JSON: &[(&str, &[&str])] = &[
+    ("show", &["bridges", "ports"]),
+    ("show br0", &["bridges", "ports"]),
+    ("status", &["version", "node", "pid", "ready", "cluster", "pools"]),
+    ("status --wait 5", &["version", "ready"]),
+    ("add-br lan gateway=10.9.0.1/24", &["outcomes", "epoch"]),
+    ("add-port lan web netns=NETNS ip=10.9.0.2/24", &["outcomes", "epoch"]),
+    ("list-br", &[]),
+    ("list-ports lan", &[]),
+    ("port-to-br web", &[]),
+    ("set bridge lan mtu=1400", &["outcomes", "epoch"]),
+    ("set port web tag=5 guard=off", &["outcomes", "epoch"]),
+    ("get bridge lan", &["name", "owner", "mtu", "ports"]),
+    ("get port web", &["name", "bridge", "tag", "statistics"]),
+    ("get port web mac statistics:rx_bytes", &["mac", "statistics:rx_bytes"]),
+    ("--if-exists get port nope mac", &["mac"]),
+    ("fdb add lan 02:00:00:00:00:09 web", &["outcomes", "epoch"]),
+    ("fdb show", &["bridge", "mac", "port", "owner", "is_static"]),
+    ("fdb show lan", &["bridge", "mac", "port", "owner", "is_static"]),
+    ("fdb del lan 02:00:00:00:00:09", &["outcomes", "epoch"]),
+    ("fdb flush lan", &["outcomes", "epoch"]),
+    ("route add lan 10.5.0.0/16 unreachable", &["outcomes", "epoch"]),
+    ("route show", &["bridge", "dst", "via", "owner"]),
+    ("route del lan 10.5.0.0/16", &["outcomes", "epoch"]),
+    ("neigh add lan 10.9.0.9 02:00:00:00:00:09 web", &["outcomes", "epoch"]),
+    ("neigh show", &["bridge", "ip", "mac", "port", "owner"]),
+    ("neigh del lan 10.9.0.9", &["outcomes", "epoch"]),
+    ("tunnel", &["node", "remote", "vni", "last_heard_seconds"]),
+    ("tunnel n2", &["node", "remote", "vni", "last_heard_seconds"]),
+    ("flow dump", &["worker", "ingress", "key", "actions", "hits"]),
+    ("stats", &["totals", "drops", "ports", "worker_busy_permille"]),
+    ("stats web", &["rx_frames", "tx_dropped"]),
+    ("drops", &["reason", "about", "count"]),
+    ("cluster show", &["node", "cluster", "peers"]),
+    (
+        "cni install --bin-dir DIR --conf-dir DIR --plugin PLUGIN",
+        &["files", "others", "cni_versions", "notes"],
+    ),
+    ("cni uninstall --bin-dir DIR --conf-dir DIR", &["files", "others", "notes"]),
+    ("del-port lan web", &["outcomes", "epoch"]),
+    ("del-br lan", &["outcomes", "epoch"]),
+    ("upgrade", &["version", "pid"]),
+];
+
+/// One says it with its exit code, the other prints scripts.
+const WITHOUT_JSON: &[&str] = &["br-exists", "completions"];
+
+#[test]
+fn every_verb_prints_json() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, keeper: Some(Vec::new()), ..Options::default() })?;
+        let cluster = lab.cluster(2);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let node = &lab.nodes[0];
+        let (pod, ns, dir) = (node.pod("p")?, Namespace::new("web")?, tempfile::tempdir()?);
+        // Something to list: a flow, and a drop.
+        ping(&pod.ns, "10.244.1.1", 2)?;
+        pod.ns.sh("ip addr add 10.99.0.1/32 dev eth0; ping -n -c 1 -W 1 -I 10.99.0.1 10.244.1.1 || true")?;
+        for (line, keys) in JSON {
+            let line = line.replace("NETNS", ns.name()).replace("PLUGIN", &bin::path("weft-cni"));
+            let line = line.replace("DIR", &dir.path().to_string_lossy());
+            // The flag stands anywhere.
+            for line in [format!("-o json {line}"), format!("{line} --output=json")] {
+                let once = line.contains("add") || line.contains("del") || line.contains("upgrade");
+                if once && line.starts_with("-o") {
+                    continue;
+                }
+                let out = accepted(node, &line)?;
+                let value: Value = serde_json::from_str(&out).with_context(|| format!("{line}: {out}"))?;
+                let one = value.as_array().map_or(&value, |list| list.first().unwrap_or(&Value::Null));
+                let has = |key: &&str| one.get(*key).is_some();
+                ensure!(one.is_object() != keys.is_empty() && keys.iter().all(has), "{line}: {out}");
+                ensure!(!one.is_null(), "{line}: {out}");
+            }
+        }
+        // One document for the transaction, one for each verb that reads.
+        let out = accepted(node, "-o json add-br t -- list-br -- del-br t -- show")?;
+        let documents: Vec<Value> =
+            serde_json::Deserializer::from_str(&out).into_iter().collect::<std::result::Result<_, _>>()?;
+        ensure!(documents.len() == 3 && documents[0]["outcomes"] == json!(["done", "done"]), "{out}");
+
+        let help = accepted(node, "--help")?;
+        let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+        for verb in verbs.map_while(|line| line.split_whitespace().next()) {
+            let is_there = JSON.iter().any(|(line, _)| line.split(' ').any(|word| word == verb));
+            ensure!(is_there != WITHOUT_JSON.contains(&verb), "{verb}: no JSON of it is looked at");
+        }
         Ok(())
     });
 }

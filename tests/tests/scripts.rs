@@ -1,4 +1,4 @@
-//! The scripts that need no daemon to be judged: help, labs that are removed whole, the unit file.
+//! The scripts: help, what they say is missing, labs and the quickstart that leave nothing, the unit file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,10 +17,74 @@ fn lab(args: &[&str], bin_dir: &Path) -> Result<String> {
 }
 
 fn leftovers() -> Result<String> {
+    leftovers_of("wtlab")
+}
+
+/// Namespaces and state of a lab; empty: none.
+fn leftovers_of(lab: &str) -> Result<String> {
     let names = weft_tests::ns::run("ip", &["netns", "list"])?;
-    let names: Vec<&str> = names.lines().filter(|line| line.starts_with("wtlab-")).collect();
-    let state = Path::new("/run/weft-lab/wtlab").exists();
-    Ok(if state { format!("{names:?} and /run/weft-lab/wtlab") } else { names.join(" ") })
+    let names: Vec<&str> = names.lines().filter(|line| line.starts_with(&format!("{lab}-"))).collect();
+    let state = format!("/run/weft-lab/{lab}");
+    Ok(if Path::new(&state).exists() { format!("{names:?} and {state}") } else { names.join(" ") })
+}
+
+/// Runs a line of bash as somebody who is not root, with no other programs than these; what it says on stderr, and
+/// whether it succeeded.
+fn as_somebody(line: &str, dir: &Path, programs: &[&str]) -> Result<(String, bool)> {
+    let bin = dir.join("bin");
+    std::fs::create_dir_all(&bin)?;
+    for program in programs {
+        let found = weft_tests::ns::run("sh", &["-c", &format!("command -v {program}")])?;
+        let link = bin.join(program);
+        if !link.exists() {
+            std::os::unix::fs::symlink(found.trim(), link)?;
+        }
+    }
+    let mut command = Command::new("env");
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "env"]);
+    }
+    command.args(["-i", "HOME=/nonexistent", &format!("PATH={}", bin.display()), "bash", "-c", line]);
+    let output = command.current_dir(dir).output()?;
+    Ok((String::from_utf8_lossy(&output.stderr).into_owned(), output.status.success()))
+}
+
+/// A directory that everyone may read, with copies of these scripts.
+fn copies(names: &[&str]) -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    let all_may = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), all_may)?;
+    std::fs::create_dir(dir.path().join("scripts"))?;
+    for name in names {
+        std::fs::copy(scripts().join(name), dir.path().join("scripts").join(name))?;
+    }
+    Ok(dir)
+}
+
+#[test]
+fn what_is_missing_is_named() -> Result<()> {
+    let dir = copies(&["lib.sh", "test.sh"])?;
+    let programs = ["bash", "dirname", "basename", "id", "sed", "head", "sort", "sh"];
+    let need = |wanted: &str| {
+        as_somebody(&format!(". scripts/lib.sh; set -eu; need {wanted}; say went on"), dir.path(), &programs)
+    };
+    let (said, ok) = need("coreutils=id iperf3=iperf3 nowhere=/nonexistent/file bash=bash")?;
+    ensure!(!ok && said.contains("missing: iperf3 nowhere."), "{said}");
+    let (said, ok) = need("coreutils=id")?;
+    ensure!(ok && said == "went on\n", "{said}");
+
+    // A compiler that is there and does nothing: what test.sh says comes before it.
+    for (program, text) in [("cargo", "[ $1 = --version ] && echo cargo 1.99.0"), ("gcc", "exit 1")] {
+        let path = dir.path().join("bin").join(program);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let (said, ok) = as_somebody("scripts/test.sh", dir.path(), &programs)?;
+    let line = said.lines().find(|line| line.contains("missing: ")).unwrap_or_default();
+    ensure!(!ok && line.contains(" iperf3 ") && line.contains(" podman "), "{said}");
+    ensure!(!said.contains("missing: Rust") && said.contains("without root"), "{said}");
+    Ok(())
 }
 
 #[test]
@@ -99,6 +163,75 @@ fn a_weft_node_and_a_kernel_node_reach_each_other() {
         lab(&["down"], bin_dir)?;
         checked?;
         ensure!(leftovers()?.is_empty(), "left: {}", leftovers()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn labs_of_weft_nodes_come_up_and_go_away() {
+    as_root(|| {
+        let bin_dir = weft_tests::bin::dir();
+        for (topology, nodes, to) in [("one-node", 1, "10.244.1.3"), ("two-nodes", 2, "10.244.2.3")] {
+            lab(&["up", topology, "--ipv6"], bin_dir)?;
+            let pids = std::fs::read_to_string("/run/weft-lab/wtlab/pids")?;
+            let pids: Vec<&str> = pids.lines().filter_map(|line| line.split(' ').next()).collect();
+            let checked = (|| {
+                let list = lab(&["list"], bin_dir)?;
+                ensure!(list.contains(&format!("lab wtlab: {topology}\n")), "{list}");
+                for node in 1..=nodes {
+                    for pod in 1..=2 {
+                        let address = format!("10.244.{node}.{}/24", pod + 1);
+                        let line = list.lines().find(|line| line.contains(&format!("n{node}/pod{pod}")));
+                        ensure!(line.is_some_and(|line| line.contains(&address)), "{list}");
+                    }
+                }
+                ensure!(pids.len() == nodes, "daemons: {pids:?}");
+                lab(&["exec", "n1/pod1", "ping", "-c2", "-i0.2", "-W3", to], bin_dir).map(drop)
+            })();
+            lab(&["down"], bin_dir)?;
+            checked?;
+            ensure!(leftovers()?.is_empty(), "left: {}", leftovers()?);
+            ensure!(!pids.iter().any(|pid| Path::new("/proc").join(pid).exists()), "a daemon is left");
+            ensure!(!lab(&["list"], bin_dir)?.contains("wtlab"), "a lab that is down is listed");
+        }
+        Ok(())
+    });
+}
+
+/// Names of the devices here, where scripts must leave none.
+fn links() -> Result<Vec<String>> {
+    let links = weft_tests::ns::run("ip", &["-o", "link"])?;
+    Ok(links.lines().filter_map(|line| Some(line.split(": ").nth(1)?.to_owned())).collect())
+}
+
+#[test]
+fn the_quickstart_measures_and_leaves_nothing() {
+    as_root(|| {
+        let before = links()?;
+        let dir = tempfile::tempdir()?;
+        let json = dir.path().join("medians.json");
+        let mut command = Command::new(scripts().join("quickstart.sh"));
+        command.args(["--rounds", "1", "--seconds", "1", "--json"]).arg(&json);
+        command.env("WEFT_BIN_DIR", weft_tests::bin::dir()).env("WEFT_BUILD", "0");
+        let said = weft_tests::ns::output(command)?;
+        ensure!(said.contains("across nodes, TCP Gbit/s"), "{said}");
+        let medians: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
+        for key in [
+            "same_node_tcp_gbps",
+            "kernel_bridge_tcp_gbps",
+            "across_nodes_tcp_gbps",
+            "kernel_vxlan_tcp_gbps",
+            "same_node_rtt_us",
+            "across_nodes_rtt_us",
+            "cni_add_ms",
+        ] {
+            ensure!(medians[key].as_f64().is_some_and(|median| median > 0.0), "{key}: {medians}");
+        }
+        for lab in ["weftq", "weftk"] {
+            ensure!(leftovers_of(lab)?.is_empty(), "left: {}", leftovers_of(lab)?);
+        }
+        let left: Vec<String> = links()?.into_iter().filter(|link| !before.contains(link)).collect();
+        ensure!(left.is_empty(), "left: {left:?}");
         Ok(())
     });
 }

@@ -1,8 +1,10 @@
 //! Pods, nodes and the outside reach each other: same node, across nodes, both families, offloads on.
 
+use std::collections::BTreeSet;
+
 use weft_tests::datagrams::segmented;
 use weft_tests::traffic::{checksum_errors, hashed, iperf, iperf_all, ping, serve};
-use weft_tests::{Lab, Options, Result, as_root, ensure};
+use weft_tests::{Lab, Options, Result, as_root, ensure, eventually};
 
 /// Ping, iperf3 in all shapes, bursts of datagrams each way, and a hashed transfer, between two namespaces over both families.
 fn both_families(
@@ -101,6 +103,44 @@ fn jumbo_pods() {
         // 8950 bytes of IPv4 packet: 20 of IP, 8 of ICMP
         let out = weft_tests::traffic::ping_df(&a.ns, &b.ip(), 8922)?;
         ensure!(out.contains("1 received"), "{out}");
+        Ok(())
+    });
+}
+
+#[test]
+fn queues_of_a_port_are_shared_by_workers() {
+    as_root(|| {
+        let config = "workers = 2\n".to_owned();
+        let mut lab = Lab::up(Options { nodes: 1, config, ..Options::default() })?;
+        let (wide, b) = (weft_tests::Namespace::new("wide")?, lab.nodes[0].pod("b")?);
+        let netns = format!("netns={}", wide.name());
+        let address = "ip=10.244.1.200/24,fd00:244:0:1::200/64";
+        lab.nodes[0].weft(&["add-port", "br0", "wide", &netns, address, "queues=2"])?;
+        for life in ["made", "taken up again"] {
+            let node = &lab.nodes[0];
+            ensure!(node.weft_json(&["status"])?["workers"] == 2, "{}", node.weft(&["status"])?);
+            let queues = wide.sh("ls -d /sys/class/net/eth0/queues/*")?;
+            ensure!(queues.lines().count() == 4, "{life}: {queues}");
+            for to in ["10.244.1.200", "fd00:244:0:1::200"] {
+                hashed(&b.ns, &wide, to, 10)?;
+            }
+            for to in [b.ip(), b.ip6()] {
+                hashed(&wide, &b.ns, &to, 10)?;
+            }
+            let _server = serve(&b.ns, 5201)?;
+            // The kernel chooses a queue for each flow.
+            eventually(30, || {
+                iperf(&wide, &b.ip(), 5201, &["-t", "1", "-P", "16"])?;
+                let flows = node.weft_json(&["flow", "dump"])?;
+                let of_port = flows.as_array().into_iter().flatten().filter(|flow| flow["ingress"] == "wide");
+                let workers: BTreeSet<_> = of_port.filter_map(|flow| flow["worker"].as_u64()).collect();
+                ensure!(workers == BTreeSet::from([0, 1]), "{life}: flows of both queues at {workers:?}");
+                Ok(())
+            })?;
+            ensure!(checksum_errors(&wide)? + checksum_errors(&b.ns)? == 0, "checksum errors");
+            lab.nodes[0].kill()?;
+            lab.nodes[0].start()?;
+        }
         Ok(())
     });
 }

@@ -88,6 +88,9 @@ pub struct FdbEntry {
     pub remote: Option<IpAddr>,
     /// True for entries that never move or age.
     pub is_static: bool,
+    /// Who made it: with a port's own station, the port; absent: the switch learned it.
+    #[serde(default)]
+    pub owner: Option<Owner>,
     /// Seconds since it was last seen; 0 for static ones.
     pub age_seconds: u64,
 }

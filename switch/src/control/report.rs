@@ -119,14 +119,15 @@ impl Source for Reporter {
     fn fdb(&self) -> Vec<FdbEntry> {
         let view = self.handle.view();
         let names = Names::of(&view);
-        let own = view.state.ports.values().filter_map(|port| {
-            Some(FdbEntry {
+        let own = view.state.ports.values().flat_map(|port| {
+            port.stations().map(|(vlan, mac)| FdbEntry {
                 bridge: port.spec.bridge.clone(),
-                vlan: port.spec.tag,
-                mac: port.spec.mac?,
+                vlan,
+                mac,
                 port: port.spec.name.clone(),
                 remote: None,
                 is_static: true,
+                owner: Some(port.spec.owner),
                 age_seconds: 0,
             })
         });
@@ -137,6 +138,7 @@ impl Source for Reporter {
             port: entry.port.clone(),
             remote: entry.remote,
             is_static: true,
+            owner: Some(entry.owner),
             age_seconds: 0,
         });
         let learned = self.dataplane.learned().into_iter().filter_map(|known| {
@@ -151,6 +153,7 @@ impl Source for Reporter {
                 port: names.ports.get(&port)?.to_string(),
                 remote: peer.and_then(|peer| names.peers.get(&peer)).map(|key| remote_of(key)),
                 is_static: false,
+                owner: None,
                 age_seconds: u64::from(known.age_seconds),
             })
         });

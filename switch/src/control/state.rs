@@ -95,6 +95,12 @@ impl PortRecord {
         self.local_mtu.map_or(elsewhere, |local| local.max(elsewhere))
     }
 
+    /// The stations that its own MAC makes: in its VLAN, and in those that it carries tagged.
+    pub fn stations(&self) -> impl Iterator<Item = (Option<VlanId>, MacAddr)> {
+        let vlans = std::iter::once(self.spec.tag).chain(self.spec.trunks.iter().copied().map(Some));
+        vlans.filter_map(|vlan| Some((vlan, self.spec.mac?)))
+    }
+
     /// Name of the device, which a resolved TAP always has.
     pub fn ifname(&self) -> &str {
         self.spec.ifname.as_deref().unwrap_or(&self.spec.name)
@@ -262,6 +268,16 @@ impl State {
         self.ports.values().find(|port| port.attachment.as_ref() == Some(attachment))
     }
 
+    /// The port of `bridge` that has this station by its own MAC.
+    pub fn port_of_station(
+        &self,
+        bridge: &str,
+        station: (Option<VlanId>, MacAddr),
+    ) -> Option<&Arc<PortRecord>> {
+        let mut on_bridge = self.ports.values().filter(|port| port.spec.bridge == bridge);
+        on_bridge.find(|port| port.stations().any(|own| own == station))
+    }
+
     /// Puts a port in, filling in what its spec leaves open: device name, MAC, MTU, default gateways.
     pub fn put_port(&mut self, mut record: PortRecord) {
         let spec = &mut record.spec;
@@ -397,6 +413,18 @@ impl State {
             keep(there, || format!("static neighbour {ip} of {bridge}"), &mut gone)
         });
         gone
+    }
+
+    /// Takes out static entries for stations that ports have by their own MAC. Returns what went, in words.
+    pub fn drop_statics_of_ports(&mut self) -> Vec<String> {
+        let of_port = |(bridge, vlan, mac): &(String, Option<VlanId>, MacAddr)| {
+            self.port_of_station(bridge, (*vlan, *mac)).is_some()
+        };
+        let stale: Vec<_> = self.statics.keys().filter(|key| of_port(key)).cloned().collect();
+        for key in &stale {
+            self.statics.remove(key);
+        }
+        stale.iter().map(|(bridge, _, mac)| format!("static station {mac} of {bridge}")).collect()
     }
 
     /// Takes out stations and neighbours behind ports that are gone.

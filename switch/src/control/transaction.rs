@@ -204,6 +204,12 @@ fn add_fdb(state: &mut State, key: (String, Option<VlanId>, MacAddr), entry: Sta
     if !key.2.is_unicast() {
         return Err(invalid(format!("{} is no station's MAC", key.2)));
     }
+    if let Some(own) = state.port_of_station(&key.0, (key.1, key.2)) {
+        return Err(own_station(key.2, own));
+    }
+    if state.router_mac(&key.0) == Some(key.2) {
+        return Err(conflict(format!("{} is the MAC of the router of bridge {}", key.2, key.0)));
+    }
     match (port.spec.kind, entry.remote) {
         (PortKind::Vxlan, None) => {
             return Err(invalid(format!("{} is a vxlan port; name the peer: remote=IP", entry.port)));
@@ -244,6 +250,9 @@ fn del_fdb(draft: &mut Draft, key: (String, Option<VlanId>, MacAddr), if_exists:
         return Ok(Outcome::Done);
     }
     let (bridge, vlan, mac) = key;
+    if let Some(own) = draft.state.port_of_station(&bridge, (vlan, mac)) {
+        return Err(own_station(mac, own));
+    }
     if !(draft.is_learned)(&bridge, vlan, mac) {
         return missing(if_exists, not_found(format!("{mac} is not in the FDB of {bridge}")));
     }
@@ -320,7 +329,8 @@ fn add_neighbour(state: &mut State, key: (String, IpAddr), entry: StaticNeighbou
         return Err(invalid(format!("{} is no station's MAC", entry.mac)));
     }
     if let Some(port) = port::holder(state, &key.0, key.1) {
-        return Err(conflict(format!("{} is the address of port {port}", key.1)));
+        let PortSpec { name, owner, .. } = port;
+        return Err(conflict(format!("{} is the address of port {name}, which belongs to {owner}", key.1)));
     }
     if state.bridges[&key.0].gateways.iter().any(|gateway| gateway.addr() == key.1) {
         return Err(conflict(format!("{} is a gateway address of {}", key.1, key.0)));
@@ -347,7 +357,10 @@ fn del_neighbour(state: &mut State, key: (String, IpAddr), if_exists: bool) -> R
             Ok(Outcome::Done)
         }
         None => match port::holder(state, &key.0, key.1) {
-            Some(port) => Err(conflict(format!("{} is the address of port {port}; change its ips", key.1))),
+            Some(PortSpec { name, owner, .. }) => Err(conflict(format!(
+                "{} is the address of port {name}, which belongs to {owner}; change its ips",
+                key.1
+            ))),
             None => missing(if_exists, not_found(format!("bridge {} has no neighbour {}", key.0, key.1))),
         },
     }
@@ -409,6 +422,15 @@ fn owned(what: &str, name: &str, owner: Owner) -> ApiError {
         Owner::Cli => "change it with weft",
     };
     ApiError::new(Code::Owned, format!("{what} {name} belongs to {owner}; {how}"))
+}
+
+/// The station is a port's own: it goes with the port, and is changed with it.
+fn own_station(mac: MacAddr, port: &PortRecord) -> ApiError {
+    let PortSpec { name, owner, .. } = &port.spec;
+    match owner {
+        Owner::Cli => conflict(format!("{mac} is the MAC of port {name}, which belongs to cli")),
+        _ => owned("station", &format!("{mac} of port {name}"), *owner),
+    }
 }
 
 fn conflict(message: String) -> ApiError {

@@ -32,8 +32,8 @@ const PORTS: &str = r#"[
 ]"#;
 
 const FDB: &str = r#"[
-    {"bridge": "br0", "vlan": null, "mac": "02:00:00:00:00:09", "port": "vx0", "remote": "192.0.2.7", "is_static": false, "age_seconds": 75},
-    {"bridge": "br0", "vlan": 5, "mac": "02:00:00:00:00:06", "port": "shop-db", "remote": null, "is_static": true, "age_seconds": 0}
+    {"bridge": "br0", "vlan": null, "mac": "02:00:00:00:00:09", "port": "vx0", "remote": "192.0.2.7", "is_static": false, "owner": null, "age_seconds": 75},
+    {"bridge": "br0", "vlan": 5, "mac": "02:00:00:00:00:06", "port": "shop-db", "remote": null, "is_static": true, "owner": "cli", "age_seconds": 0}
 ]"#;
 
 const ROUTES: &str = r#"[

@@ -104,7 +104,7 @@ impl Verb for Fdb {
 
 fn text(entries: &[FdbEntry]) -> String {
     render::table(
-        ["BRIDGE", "VLAN", "MAC", "PORT", "REMOTE", "AGE"],
+        ["BRIDGE", "VLAN", "MAC", "PORT", "REMOTE", "OWNER", "AGE"],
         &[],
         entries.iter().map(|entry| {
             [
@@ -113,6 +113,7 @@ fn text(entries: &[FdbEntry]) -> String {
                 entry.mac.to_string(),
                 entry.port.clone(),
                 render::or_dash(entry.remote),
+                entry.owner.map_or_else(|| "learned".to_owned(), |owner| owner.to_string()),
                 if entry.is_static { "static".to_owned() } else { render::span(entry.age_seconds) },
             ]
         }),

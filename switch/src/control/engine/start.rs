@@ -133,7 +133,10 @@ pub fn start(
     }
     let mut live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
     live.refuse_unwanted(&state);
-    let state = take_up(&mut live, state);
+    let mut state = take_up(&mut live, state);
+    for what in state.drop_statics_of_ports() {
+        tracing::warn!(what, "is a port's own station; removed");
+    }
     live.start_underlays(&state);
 
     let mut publisher = Publisher::default();

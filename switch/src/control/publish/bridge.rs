@@ -64,8 +64,11 @@ fn bridge(
     let mut members: Vec<PortSlot> = ports.iter().map(|(slot, _)| *slot).collect();
     members.sort();
     let operators = operator_statics(publisher, state, &spec.name);
-    let mut statics: Statics = ports.iter().flat_map(|(slot, port)| stations(*slot, port)).collect();
-    statics.extend(operators.iter().copied());
+    // A port's own station wins.
+    let mut statics: Statics = operators.iter().copied().collect();
+    for (slot, port) in &ports {
+        statics.extend(port.stations().map(|station| (station, FdbTarget::Port(*slot))));
+    }
     let node = ports.iter().find(|(_, port)| port.spec.kind == PortKind::Internal).map(|(slot, _)| *slot);
     let router_mac = state.router_mac(&spec.name);
     let decisions = Decisions {
@@ -129,18 +132,6 @@ fn generation(
             publisher.next_generation()
         }
     }
-}
-
-/// The stations that a port's own MAC makes: in its VLAN, and in those that it carries tagged.
-fn stations(
-    slot: PortSlot,
-    port: &PortRecord,
-) -> impl Iterator<Item = ((Option<VlanId>, MacAddr), FdbTarget)> + use<> {
-    let spec = &port.spec;
-    let vlans = std::iter::once(spec.tag).chain(spec.trunks.iter().copied().map(Some));
-    let mac = spec.mac;
-    let all: Vec<_> = vlans.filter_map(|vlan| Some(((vlan, mac?), FdbTarget::Port(slot)))).collect();
-    all.into_iter()
 }
 
 fn addresses(slot: PortSlot, port: &PortRecord) -> impl Iterator<Item = (IpAddr, Neighbour)> + use<> {

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use weft_api::{BridgeSpec, Owner};
+use weft_encap::VlanId;
 
 use super::*;
+use crate::control::state::StaticMac;
 use crate::control::testing::state_with_cluster;
-use crate::table::{NextHop, PeerMode};
+use crate::table::{FdbTarget, NextHop, PeerMode};
 
 /// A state with two segments, whose ports need no device, and sockets left out.
 fn state() -> State {
@@ -86,6 +88,26 @@ fn segments_have_a_peer_per_remote() {
     // Without sockets none of them is in the table.
     assert!(publisher.last().tunnels.peers.iter().all(Option::is_none));
     let _ = PeerMode::Segment { port: PortSlot(0) };
+}
+
+#[test]
+fn a_port_s_own_station_wins_over_a_static_one() {
+    let mut publisher = Publisher::default();
+    let mut state = state();
+    let mac = "02:00:00:00:00:05".parse().unwrap();
+    let mut spec = state.ports["seg1"].spec.clone();
+    (spec.mac, spec.trunks) = (Some(mac), vec![VlanId::new(8).unwrap()]);
+    state.put_port(PortRecord::new(spec));
+    for vlan in [None, VlanId::new(8), VlanId::new(9)] {
+        let entry = StaticMac { port: "seg2".into(), remote: None, owner: Owner::Cli };
+        state.statics.insert(("br1".into(), vlan, mac), entry);
+    }
+    let snapshot = publisher.build(&state, &Devices::default(), 0).unwrap();
+    let slot = |name| FdbTarget::Port(publisher.port_slot(name).unwrap());
+    let bridge = snapshot.bridges.get(publisher.bridge_slot("br1").unwrap()).unwrap();
+    for (vlan, port) in [(None, "seg1"), (VlanId::new(8), "seg1"), (VlanId::new(9), "seg2")] {
+        assert_eq!(bridge.statics.get(&(vlan, mac)), Some(&slot(port)), "{vlan:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use weft_api::{ApiError, Code, PortKind, PortSpec};
 
 use super::{Result, conflict, invalid, no_bridge};
 use crate::control::names;
-use crate::control::state::State;
+use crate::control::state::{PortRecord, State};
 use crate::table::MAX_PORTS;
 
 /// Offloads that a port may do without.
@@ -41,16 +41,16 @@ pub fn check_port(state: &State, name: &str) -> Result<()> {
         }
         PortKind::Tap | PortKind::Internal => {
             device(spec)?;
-            unlike_other_stations(state, spec)?;
+            unlike_other_stations(state, record)?;
             unlike_other_devices(state, spec)
         }
     }
 }
 
 /// The port of `bridge` that has the address `ip`.
-pub(super) fn holder<'a>(state: &'a State, bridge: &str, ip: IpAddr) -> Option<&'a str> {
+pub(super) fn holder<'a>(state: &'a State, bridge: &str, ip: IpAddr) -> Option<&'a PortSpec> {
     let mut ports = state.ports.values().filter(|port| port.spec.bridge == bridge);
-    ports.find(|port| port.spec.ips.iter().any(|net| net.addr() == ip)).map(|port| port.spec.name.as_str())
+    ports.find(|port| port.spec.ips.iter().any(|net| net.addr() == ip)).map(|port| &port.spec)
 }
 
 /// Are the operator's addresses of a port on the bridge's subnets, those of its gateways? One that is not can reach
@@ -173,7 +173,8 @@ fn device(spec: &PortSpec) -> Result<()> {
     Ok(())
 }
 
-fn unlike_other_stations(state: &State, spec: &PortSpec) -> Result<()> {
+fn unlike_other_stations(state: &State, record: &PortRecord) -> Result<()> {
+    let spec = &record.spec;
     let bridge = &state.bridges[&spec.bridge];
     for ip in &spec.ips {
         let gateway = bridge.gateways.iter().any(|gateway| gateway.addr() == ip.addr());
@@ -187,6 +188,14 @@ fn unlike_other_stations(state: &State, spec: &PortSpec) -> Result<()> {
     if spec.mac == state.router_mac(&spec.bridge) {
         return Err(conflict(format!("the MAC is that of the router of bridge {}", spec.bridge)));
     }
+    for (vlan, mac) in record.stations() {
+        if let Some(entry) = state.statics.get(&(spec.bridge.clone(), vlan, mac)) {
+            return Err(conflict(format!(
+                "{mac} is a static station behind port {}; delete it first",
+                entry.port
+            )));
+        }
+    }
     let others =
         state.ports.values().filter(|port| port.spec.name != spec.name && port.spec.bridge == spec.bridge);
     for other in others {
@@ -194,8 +203,7 @@ fn unlike_other_stations(state: &State, spec: &PortSpec) -> Result<()> {
         if let Some(ip) = spec.ips.iter().find(|ip| same(ip)) {
             return Err(conflict(format!("{} is the address of port {}", ip.addr(), other.spec.name)));
         }
-        if other.spec.mac.is_some() && other.spec.mac == spec.mac && other.spec.tag == spec.tag {
-            let mac = spec.mac.unwrap_or_default();
+        if let Some((_, mac)) = other.stations().find(|theirs| record.stations().any(|own| own == *theirs)) {
             return Err(conflict(format!("{mac} is the MAC of port {}", other.spec.name)));
         }
     }

@@ -130,7 +130,7 @@ fn errors_name_code_command_and_reason() {
         (r#"{"do":"del-route","bridge":"br1","dst":"10.5.0.0/16"}"#.into(), Code::NotFound, "no route"),
         (r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"no"}"#.into(), Code::NotFound, "no port named no"),
         (r#"{"do":"del-fdb","bridge":"br1","mac":"02:00:00:00:00:09"}"#.into(), Code::NotFound, "not in the FDB"),
-        (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "address of port web"),
+        (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "address of port web, which belongs to cli"),
     ] {
         let mut draft = draft();
         let (found, index, text) = run(&mut draft, &format!("{BR1},{WEB},{command}")).expect_err(&command);
@@ -167,6 +167,83 @@ fn set_changes_what_it_names() {
     assert_eq!((spec.tag, spec.mtu, spec.external_ids.len()), (None, Some(1450), 0));
     run(&mut draft, r#"{"do":"set-bridge","name":"br1","key":"mtu","value":"9000"}"#).unwrap();
     assert_eq!(draft.state.ports["web"].spec.mtu, Some(9000));
+}
+
+#[test]
+fn a_port_s_own_station_goes_with_the_port() {
+    let mut draft = draft();
+    let web = WEB.replace("\"ips\"", r#""mac":"02:00:00:00:00:05","tag":7,"trunks":[8],"ips""#);
+    run(&mut draft, &format!("{BR1},{web}")).unwrap();
+    let mut pod = PortSpec::new("pod", "br0", PortKind::Tap, Owner::Cni);
+    pod.mac = Some("02:00:00:00:00:06".parse().unwrap());
+    draft.state.put_port(PortRecord::new(pod));
+    let (node, router) =
+        (draft.state.ports["weft0"].spec.mac.unwrap(), draft.state.router_mac("br0").unwrap());
+
+    let add = |bridge: &str, mac: &str, port: &str, vlan: &str| {
+        format!(r#"{{"do":"add-fdb","bridge":"{bridge}","mac":"{mac}","port":"{port}","vlan":{vlan}}}"#)
+    };
+    let del = |bridge: &str, mac: &str, vlan: &str| {
+        format!(r#"{{"do":"del-fdb","bridge":"{bridge}","mac":"{mac}","vlan":{vlan},"if_exists":true}}"#)
+    };
+    let (web, pod, node, router) =
+        ("02:00:00:00:00:05", "02:00:00:00:00:06", &*node.to_string(), &*router.to_string());
+    let of_web = "02:00:00:00:00:05 is the MAC of port web, which belongs to cli";
+    let of_pod = "station 02:00:00:00:00:06 of port pod belongs to cni; let its container runtime change it";
+    for (command, code, message) in [
+        (add("br0", pod, "weft0", "null"), Code::Owned, of_pod),
+        (add("br0", pod, "pod", "null"), Code::Owned, of_pod),
+        (del("br0", pod, "null"), Code::Owned, of_pod),
+        (add("br0", node, "pod", "null"), Code::Owned, "of port weft0 belongs to file"),
+        (add("br0", router, "pod", "null"), Code::Conflict, "is the MAC of the router of bridge br0"),
+        (add("br1", web, "web", "7"), Code::Conflict, of_web),
+        (add("br1", web, "web", "8"), Code::Conflict, of_web),
+        (del("br1", web, "8"), Code::Conflict, of_web),
+    ] {
+        let before = draft.state.statics.clone();
+        let (found, _, text) = run(&mut draft, &command).expect_err(&command);
+        assert!(found == code && text.contains(message), "{command}: {found:?} {text}");
+        assert_eq!(draft.state.statics, before, "{command}");
+    }
+    // Elsewhere the MAC is nobody's.
+    for command in [add("br1", web, "web", "9"), add("br1", web, "web", "null"), del("br1", web, "null")] {
+        assert_eq!(run(&mut draft, &command).unwrap(), [Outcome::Done], "{command}");
+    }
+    // What is static already no port can have.
+    let tag = |tag: u8| format!(r#"{{"do":"set-port","name":"web","key":"tag","value":"{tag}"}}"#);
+    let (code, _, text) = run(&mut draft, &tag(9)).unwrap_err();
+    assert_eq!(
+        (code, text.as_str()),
+        (Code::Conflict, "02:00:00:00:00:05 is a static station behind port web; delete it first")
+    );
+}
+
+#[test]
+fn two_ports_have_no_station_in_common() {
+    let port = |name: &str, more: &str| {
+        let at = format!(r#""name":"{name}","bridge":"br1","netns":"{name}""#);
+        format!(r#"{{"do":"add-port","port":{{{at},"mac":"02:00:00:00:00:05",{more}}}}}"#)
+    };
+    for (more, fits) in [(r#""tag":9"#, true), (r#""tag":8"#, false), (r#""trunks":[7]"#, false)] {
+        let both = format!("{BR1},{},{}", port("a", r#""tag":7,"trunks":[8]"#), port("b", more));
+        let result = run(&mut draft(), &both);
+        let refused = (Code::Conflict, 2, "02:00:00:00:00:05 is the MAC of port a".to_owned());
+        assert_eq!(result, if fits { Ok(vec![Outcome::Done; 3]) } else { Err(refused) }, "{more}");
+    }
+}
+
+#[test]
+fn stored_statics_give_way_to_ports() {
+    let mut draft = draft();
+    run(&mut draft, &format!("{BR1},{WEB}")).unwrap();
+    let mac = draft.state.ports["web"].spec.mac.unwrap();
+    let entry = StaticMac { port: "web".into(), remote: None, owner: Owner::Cli };
+    let other: MacAddr = "02:00:00:00:00:09".parse().unwrap();
+    for key in [("br1", mac), ("br1", other), ("br0", mac)] {
+        draft.state.statics.insert((key.0.to_owned(), None, key.1), entry.clone());
+    }
+    assert_eq!(draft.state.drop_statics_of_ports(), [format!("static station {mac} of br1")]);
+    assert_eq!(draft.state.statics.len(), 2);
 }
 
 #[test]
