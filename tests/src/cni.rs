@@ -1,7 +1,7 @@
 //! Calls of the CNI plugin, as a runtime makes them: environment, standard input, standard output.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -84,18 +84,7 @@ impl<'a> Cni<'a> {
 
     /// Any verb. An error is `CODE: message`.
     pub fn call(&self, verb: &str, id: &str, netns: &str, keys: Value) -> Result<Value> {
-        let mut command = self.node.ns.command(&bin::path("weft-cni"), &[]);
-        command.env("CNI_COMMAND", verb).env("CNI_PATH", format!("{}:/usr/lib/cni", bin::dir().display()));
-        if !id.is_empty() {
-            command.env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_ARGS", &self.args);
-        }
-        if !netns.is_empty() {
-            command.env("CNI_NETNS", netns);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("starting weft-cni")?;
-        child.stdin.take().context("no stdin")?.write_all(self.config(keys).to_string().as_bytes())?;
-        let output = child.wait_with_output()?;
+        let output = self.start(verb, id, netns, keys)?.wait_with_output()?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let value: Value = match stdout.trim() {
@@ -108,5 +97,21 @@ impl<'a> Cni<'a> {
             bail!("{}: {} {}", value["code"], value["msg"], value["details"]);
         }
         Ok(value)
+    }
+
+    /// Starts any verb. The process is the plugin itself; its input has been written.
+    pub fn start(&self, verb: &str, id: &str, netns: &str, keys: Value) -> Result<Child> {
+        let mut command = self.node.ns.command(&bin::path("weft-cni"), &[]);
+        command.env("CNI_COMMAND", verb).env("CNI_PATH", format!("{}:/usr/lib/cni", bin::dir().display()));
+        if !id.is_empty() {
+            command.env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_ARGS", &self.args);
+        }
+        if !netns.is_empty() {
+            command.env("CNI_NETNS", netns);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("starting weft-cni")?;
+        child.stdin.take().context("no stdin")?.write_all(self.config(keys).to_string().as_bytes())?;
+        Ok(child)
     }
 }

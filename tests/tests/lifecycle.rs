@@ -1,9 +1,11 @@
 //! Ports come and go: storms, kills, namespaces that vanish, links deleted under us. Afterwards all is as before.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
-use std::time::Duration;
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
+use serde_json::json;
 use weft_tests::traffic::ping;
 use weft_tests::{Context as _, Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
@@ -57,6 +59,12 @@ fn same_as(node: &Node, before: &Footprint) -> Result<()> {
         ensure!(now == *before, "before {before:?}, now {now:?}");
         Ok(())
     })
+}
+
+/// From 0 to 1, another one each time.
+fn random() -> f64 {
+    let bits = RandomState::new().hash_one(()) >> 11;
+    bits as f64 / (1u64 << 53) as f64
 }
 
 /// Fails if the daemon spends more than a tenth of two seconds in which nobody asks for anything.
@@ -115,29 +123,40 @@ fn plugin_killed_at_random_moments() {
         let lab = one_node()?;
         let node = &lab.nodes[0];
         let before = footprint(node)?;
-        for round in 0..60u64 {
+        let timed_add = |ns: &Namespace| -> Result<Duration> {
+            let start = Instant::now();
+            node.cni().add(ns.name(), &ns.path())?;
+            node.cni().del(ns.name(), &ns.path())?;
+            Ok(start.elapsed() / 2)
+        };
+        // How long a call takes to which nothing happens: machines differ, and one is not always as busy.
+        let mut whole = timed_add(&Namespace::new("k")?)?;
+        let (mut interrupted, mut answered) = (0, 0);
+        for round in 0..60 {
             let ns = Namespace::new("k")?;
             node.probe(ns.name())?;
-            let config = node.cni().config(serde_json::json!({})).to_string();
-            let mut command = node
-                .ns
-                .command("sh", &["-c", &format!("echo '{config}' | {}", weft_tests::bin::path("weft-cni"))]);
-            command.env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", ns.name()).env("CNI_IFNAME", "eth0");
-            command.env("CNI_NETNS", ns.path()).env("CNI_PATH", "/usr/lib/cni");
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-            std::thread::sleep(Duration::from_micros(round * 150));
-            // the plugin is the child of the shell
-            let _ =
-                std::process::Command::new("pkill").args(["-KILL", "-P", &child.id().to_string()]).status();
+            let mut child = node.cni().start("ADD", ns.name(), &ns.path(), json!({}))?;
+            // From its first instruction to some time after its end.
+            std::thread::sleep(whole.mul_f64(2.0 * random()));
             child.kill()?;
-            child.wait()?;
+            let output = child.wait_with_output()?;
+            if output.stdout.is_empty() {
+                ensure!(output.status.signal() == Some(9), "{output:?}");
+                interrupted += 1;
+            } else {
+                answered += 1;
+            }
             if round % 2 == 0 {
                 // the runtime tries again with the same container, then takes it out
-                node.cni().add(ns.name(), &ns.path())?;
-                node.cni().del(ns.name(), &ns.path())?;
+                whole = timed_add(&ns)?;
             }
             // odd rounds: no DEL ever comes, only the namespace dies
         }
+        println!("{interrupted} calls were killed before their reply, {answered} after it");
+        ensure!(
+            interrupted >= 5 && answered >= 5,
+            "killed before the reply: {interrupted}, after: {answered}"
+        );
         same_as(node, &before)
     });
 }
@@ -174,7 +193,10 @@ fn namespace_that_ends_with_its_process() {
         let nodes = namespace_of(&node.pid().to_string())?;
         eventually(5, || {
             let program = std::fs::read_to_string(format!("/proc/{pid}/comm"))?;
-            ensure!(program.trim() == "sleep" && namespace_of(&pid)? != nodes, "{program} is no namespace yet");
+            ensure!(
+                program.trim() == "sleep" && namespace_of(&pid)? != nodes,
+                "{program} is no namespace yet"
+            );
             Ok(())
         })?;
         node.weft(&["add-port", "br0", "web", &format!("netns={pid}"), "ip=10.244.1.9/24"])?;
