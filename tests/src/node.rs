@@ -1,8 +1,10 @@
 //! One node: a namespace with a `weftd` in it, and the pods that the plugin wired.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -290,6 +292,29 @@ impl Node {
     /// A pod wired in by the plugin.
     pub fn pod(&self, name: &str) -> Result<Pod> {
         Pod::wire(self, name)
+    }
+
+    /// Shows whether a network namespace (a name, or a process in it) lives on: of a pair of devices one is put into it,
+    /// and the other one is among the node's [`links`](Node::links) until the namespace really ends, which is when
+    /// nothing holds it any more: no name, no process, no descriptor of a device or socket.
+    pub fn probe(&self, netns: &str) -> Result<()> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only the number's uniqueness counts.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.ns.sh(&format!("ip link add probe{number} type veth peer name probe netns {netns}")).map(drop)
+    }
+
+    /// Names of the node's devices.
+    pub fn links(&self) -> Result<BTreeSet<String>> {
+        Ok(self.ns.sh("ls /sys/class/net")?.lines().map(str::to_owned).collect())
+    }
+
+    /// Clock ticks, of 10 ms, that the daemon has had a CPU for.
+    pub fn cpu_ticks(&self) -> Result<u64> {
+        // Fields 14 and 15, proc_pid_stat(5); the name before them may hold anything but is in brackets.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        fields.map(|field| Ok(field.parse::<u64>()?)).sum()
     }
 
     /// Open descriptors of the daemon.

@@ -5,7 +5,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually};
+use weft_tests::{
+    Context as _, Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually,
+};
 
 #[test]
 fn every_version_by_hand() {
@@ -138,6 +140,68 @@ fn gc_without_a_list(node: &Node, living: &Pod) -> Result<()> {
     node.cni().version("1.1.0").call("GC", "", "", json!({}))?;
     ensure!(!node.weft(&["-o", "json", "show"])?.contains(&lost.id), "a lost port outlives GC");
     ping(&living.ns, "10.244.1.1", 1)
+}
+
+/// What libcni does for a list: each plugin gets the result of the one before it, CHECK and DEL the last result, DEL in
+/// reverse order.
+#[test]
+fn chained_by_hand() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let node = &lab.nodes[0];
+        let rules = || node.ns.sh("iptables-save -t nat | grep -v '^[#:]' || true");
+        let data = tempfile::tempdir()?;
+        for version in ["0.4.0", "1.0.0"] {
+            let ns = Namespace::new("chain")?;
+            let tuning =
+                json!({ "sysctl": { "net.ipv4.conf.eth0.log_martians": "1" }, "dataDir": data.path() });
+            let portmap = json!({ "capabilities": { "portMappings": true }, "runtimeConfig": {
+                "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] } });
+            let chain = [("weft-cni", json!({})), ("tuning", tuning), ("portmap", portmap)];
+            let call = |verb: &str, (name, keys): &(&str, Value), previous: &Value| {
+                let mut keys = keys.clone();
+                if !previous.is_null() {
+                    keys["prevResult"] = previous.clone();
+                }
+                let result = node.cni().version(version).plugin(name).call(verb, ns.name(), &ns.path(), keys);
+                result.with_context(|| format!("{verb} of {name}, {version}"))
+            };
+            let own = call("ADD", &chain[0], &Value::Null)?;
+            let result =
+                chain[1..].iter().try_fold(own.clone(), |result, plugin| call("ADD", plugin, &result))?;
+            ensure!(result["cniVersion"] == version, "{result}");
+            for key in ["ips", "interfaces", "routes"] {
+                ensure!(result[key] == own[key], "{key} of weft's result did not stay: {own}, {result}");
+            }
+            let martians = || ns.sh("cat /proc/sys/net/ipv4/conf/eth0/log_martians");
+            ensure!(martians()?.trim() == "1", "tuning did not tune");
+            // The published port leads to the pod, from another node.
+            let server = ns.spawn("sh", &["-c", "echo hello | timeout 20 nc.openbsd -N -l 80"])?;
+            eventually(5, || {
+                ensure!(!ns.sh("ss -Hltn sport = :80")?.trim().is_empty(), "nc does not listen");
+                Ok(())
+            })?;
+            let said = lab.nodes[1].ns.sh("timeout 5 nc.openbsd -N 172.30.0.1 8080 </dev/null")?;
+            ensure!(said.contains("hello"), "{said}");
+            drop(server);
+            ensure!(rules()?.contains("8080"), "a port is published without a rule");
+            for plugin in &chain[..2] {
+                call("CHECK", plugin, &result)?;
+            }
+            // Without its port: portmap 1.1.1 looks for its IPv4 rules in ip6tables, too, and complains about any result.
+            call("CHECK", &("portmap", json!({ "capabilities": { "portMappings": true } })), &result)?;
+            for _ in 0..2 {
+                for plugin in chain.iter().rev() {
+                    call("DEL", plugin, &result)?;
+                }
+            }
+            ensure!(ns.sh("ip link show eth0").is_err(), "DEL left the device");
+            let (after, address) = (rules()?, own["ips"][0]["address"].as_str().unwrap_or_default());
+            let address = address.split('/').next().unwrap_or_default();
+            ensure!(!after.contains(address) && !after.contains("8080"), "rules were left: {after}");
+        }
+        Ok(())
+    });
 }
 
 /// Runs `cnitool` of the reference library against weft, alone and chained.

@@ -1,10 +1,13 @@
 //! Ports come and go: storms, kills, namespaces that vanish, links deleted under us. Afterwards all is as before.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
 
+use serde_json::json;
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
+use weft_tests::{Context as _, Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
 fn one_node() -> Result<Lab> {
     Lab::up(Options { nodes: 1, ..Options::default() })
@@ -19,17 +22,58 @@ fn used(node: &Node) -> Result<u64> {
     Ok(status["pools"].as_array().into_iter().flatten().filter_map(|p| p["used"].as_u64()).sum())
 }
 
-/// What must be the same before and after: ports, addresses in use, descriptors of the daemon.
-fn footprint(node: &Node) -> Result<(BTreeSet<String>, u64, usize)> {
-    Ok((ports(node)?, used(node)?, node.descriptors()?))
+/// `up` or `lost`: how the port of a container is doing.
+fn state_of(node: &Node, container: &str) -> Result<String> {
+    let show = node.weft_json(&["show"])?;
+    let mut ports = show["ports"].as_array().into_iter().flatten();
+    let port = ports.find(|port| port["spec"]["external_ids"]["container"] == container);
+    let state = port.and_then(|port| port["state"].as_str());
+    Ok(state.with_context(|| format!("no port of {container}: {show}"))?.to_owned())
 }
 
-fn same_as(node: &Node, before: &(BTreeSet<String>, u64, usize)) -> Result<()> {
-    eventually(10, || {
+/// What must be the same before and after.
+#[derive(Debug, PartialEq)]
+struct Footprint {
+    ports: BTreeSet<String>,
+    /// Addresses in use.
+    used: u64,
+    /// Descriptors of the daemon.
+    descriptors: usize,
+    /// Devices of the node; with [`Node::probe`], also namespaces that live.
+    links: BTreeSet<String>,
+}
+
+fn footprint(node: &Node) -> Result<Footprint> {
+    Ok(Footprint {
+        ports: ports(node)?,
+        used: used(node)?,
+        descriptors: node.descriptors()?,
+        links: node.links()?,
+    })
+}
+
+fn same_as(node: &Node, before: &Footprint) -> Result<()> {
+    // The kernel takes namespaces apart in its own time, one after the other.
+    eventually(20, || {
         let now = footprint(node)?;
         ensure!(now == *before, "before {before:?}, now {now:?}");
         Ok(())
     })
+}
+
+/// From 0 to 1, another one each time.
+fn random() -> f64 {
+    let bits = RandomState::new().hash_one(()) >> 11;
+    bits as f64 / (1u64 << 53) as f64
+}
+
+/// Fails if the daemon spends more than a tenth of two seconds in which nobody asks for anything.
+fn no_busy_loop(node: &Node) -> Result<()> {
+    let start = node.cpu_ticks()?;
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = node.cpu_ticks()? - start;
+    ensure!(spent < 20, "weftd used {spent} ticks of 10 ms in 2 idle seconds");
+    Ok(())
 }
 
 #[test]
@@ -39,6 +83,7 @@ fn fifty_at_once_then_gone_in_any_order() {
         let node = &lab.nodes[0];
         let before = footprint(node)?;
         let namespaces: Vec<Namespace> = (0..50).map(|_| Namespace::new("s")).collect::<Result<_>>()?;
+        namespaces.iter().try_for_each(|ns| node.probe(ns.name()))?;
         let results = std::thread::scope(|scope| {
             let threads: Vec<_> = namespaces
                 .iter()
@@ -67,6 +112,7 @@ fn fifty_at_once_then_gone_in_any_order() {
                 });
             }
         });
+        drop(namespaces);
         same_as(node, &before)
     });
 }
@@ -77,28 +123,40 @@ fn plugin_killed_at_random_moments() {
         let lab = one_node()?;
         let node = &lab.nodes[0];
         let before = footprint(node)?;
-        for round in 0..60u64 {
+        let timed_add = |ns: &Namespace| -> Result<Duration> {
+            let start = Instant::now();
+            node.cni().add(ns.name(), &ns.path())?;
+            node.cni().del(ns.name(), &ns.path())?;
+            Ok(start.elapsed() / 2)
+        };
+        // How long a call takes to which nothing happens: machines differ, and one is not always as busy.
+        let mut whole = timed_add(&Namespace::new("k")?)?;
+        let (mut interrupted, mut answered) = (0, 0);
+        for round in 0..60 {
             let ns = Namespace::new("k")?;
-            let config = node.cni().config(serde_json::json!({})).to_string();
-            let mut command = node
-                .ns
-                .command("sh", &["-c", &format!("echo '{config}' | {}", weft_tests::bin::path("weft-cni"))]);
-            command.env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", ns.name()).env("CNI_IFNAME", "eth0");
-            command.env("CNI_NETNS", ns.path()).env("CNI_PATH", "/usr/lib/cni");
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-            std::thread::sleep(std::time::Duration::from_micros(round * 150));
-            // the plugin is the child of the shell
-            let _ =
-                std::process::Command::new("pkill").args(["-KILL", "-P", &child.id().to_string()]).status();
+            node.probe(ns.name())?;
+            let mut child = node.cni().start("ADD", ns.name(), &ns.path(), json!({}))?;
+            // From its first instruction to some time after its end.
+            std::thread::sleep(whole.mul_f64(2.0 * random()));
             child.kill()?;
-            child.wait()?;
+            let output = child.wait_with_output()?;
+            if output.stdout.is_empty() {
+                ensure!(output.status.signal() == Some(9), "{output:?}");
+                interrupted += 1;
+            } else {
+                answered += 1;
+            }
             if round % 2 == 0 {
                 // the runtime tries again with the same container, then takes it out
-                node.cni().add(ns.name(), &ns.path())?;
-                node.cni().del(ns.name(), &ns.path())?;
+                whole = timed_add(&ns)?;
             }
             // odd rounds: no DEL ever comes, only the namespace dies
         }
+        println!("{interrupted} calls were killed before their reply, {answered} after it");
+        ensure!(
+            interrupted >= 5 && answered >= 5,
+            "killed before the reply: {interrupted}, after: {answered}"
+        );
         same_as(node, &before)
     });
 }
@@ -110,11 +168,42 @@ fn namespace_deleted_without_del() {
         let node = &lab.nodes[0];
         let before = footprint(node)?;
         let pod = node.pod("gone")?;
+        node.probe(pod.ns.name())?;
         let id = pod.id.clone();
         pod.ns.delete()?;
+        // from before the daemon notices until after it has
+        no_busy_loop(node)?;
         same_as(node, &before)?;
         node.cni().del(&id, "")?;
         node.cni().del(&id, "/run/netns/there-is-none")?;
+        same_as(node, &before)
+    });
+}
+
+/// The namespace of a container that is wired by hand has no name: it ends with its processes.
+#[test]
+fn namespace_that_ends_with_its_process() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        let process = node.ns.spawn("unshare", &["-n", "sleep", "600"])?;
+        let pid = process.pid().to_string();
+        let namespace_of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
+        let nodes = namespace_of(&node.pid().to_string())?;
+        eventually(5, || {
+            let program = std::fs::read_to_string(format!("/proc/{pid}/comm"))?;
+            ensure!(
+                program.trim() == "sleep" && namespace_of(&pid)? != nodes,
+                "{program} is no namespace yet"
+            );
+            Ok(())
+        })?;
+        node.weft(&["add-port", "br0", "web", &format!("netns={pid}"), "ip=10.244.1.9/24"])?;
+        node.probe(&pid)?;
+        node.ns.sh("ping -n -c 3 -i 0.1 -W 2 10.244.1.9")?;
+        drop(process);
+        no_busy_loop(node)?;
         same_as(node, &before)
     });
 }
@@ -130,30 +219,62 @@ fn link_deleted_in_a_living_pod() {
         ping(&pod.ns, &other.ip(), 3)?;
         pod.ns.sh("ip link del eth0")?;
         eventually(5, || {
-            let show = node.weft(&["show"])?;
-            ensure!(show.contains("lost"), "{show}");
+            let state = state_of(node, &pod.id)?;
+            ensure!(state == "lost", "{state}");
             Ok(())
         })?;
+        ensure!(state_of(node, &other.id)? == "up", "the other pod's port is not up");
+        ensure!(node.weft(&["show"])?.matches("  LOST\n").count() == 1, "{}", node.weft(&["show"])?);
         ensure!(
             node.cni().check(&pod.id, &pod.ns.path(), &pod.result).is_err(),
             "CHECK passes without a link"
         );
-        // its address stays reserved: 30 more pods do not get it
-        let more: Vec<_> = (0..30).map(|_| node.pod("m")).collect::<Result<_>>()?;
-        ensure!(more.iter().all(|m| m.ip() != pod.ip()), "the lost port's address was given away");
-        // no busy loop
-        let ticks = |pid: u32| -> Result<u64> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-            Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
-        };
-        let start = ticks(node.pid())?;
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        let spent = ticks(node.pid())? - start;
-        ensure!(spent < 20, "weftd used {spent} ticks of 10 ms in 2 idle seconds");
-        for pod in more.iter().chain([&pod, &other]) {
+        no_busy_loop(node)?;
+        for pod in [&pod, &other] {
             node.cni().del(&pod.id, &pod.ns.path())?;
         }
+        same_as(node, &before)
+    });
+}
+
+#[test]
+fn a_lost_port_keeps_its_address_until_del_or_gc() {
+    as_root(|| {
+        let mut lab = one_node()?;
+        lab.nodes[0].expect_log("lost");
+        let node = &lab.nodes[0];
+        let before = footprint(node)?;
+        let other = node.pod("other")?;
+        let wanted = node.pod("first")?;
+        let address = wanted.ip();
+        node.cni().del(&wanted.id, &wanted.ns.path())?;
+        // The search for a free address would not come back to this one for long: only asking for it shows whose it is.
+        let named = || node.cni().version("1.1.0").args(&format!("IP={address}"));
+        for by_gc in [false, true] {
+            let (holder, next) = (Namespace::new("holder")?, Namespace::new("next")?);
+            named().add(holder.name(), &holder.path())?;
+            holder.sh("ip link del eth0")?;
+            eventually(5, || {
+                let state = state_of(node, holder.name())?;
+                ensure!(state == "lost", "{state}");
+                Ok(())
+            })?;
+            let refused = named().add(next.name(), &next.path()).map_err(|error| error.to_string());
+            let in_use = format!("11: \"address {address} is in use by port ");
+            ensure!(refused.as_ref().is_err_and(|error| error.starts_with(&in_use)), "{refused:?}");
+            ensure!(next.sh("ip link show eth0").is_err(), "a refused ADD left a device");
+            if by_gc {
+                named().gc(&[&other.id])?;
+            } else {
+                node.cni().del(holder.name(), &holder.path())?;
+            }
+            // Whoever asks for an address by name gets it as soon as it is free.
+            let result = named().add(next.name(), &next.path())?;
+            ensure!(result["ips"][0]["address"] == format!("{address}/24"), "{result}");
+            ping(&next, &other.ip(), 3)?;
+            node.cni().del(next.name(), &next.path())?;
+        }
+        node.cni().del(&other.id, &other.ns.path())?;
         same_as(node, &before)
     });
 }
@@ -168,7 +289,7 @@ fn ports_return_after_a_restart_and_a_kill() {
         let server = weft_tests::traffic::serve(&c.ns, 5201)?;
         let client = a.ns.spawn("iperf3", &["-c", &c.ip(), "-t", "6", "-J"])?;
         for kill in [false, true] {
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            std::thread::sleep(Duration::from_secs(1));
             let before = ports(&lab.nodes[0])?;
             if kill {
                 lab.nodes[0].kill()?;
@@ -216,7 +337,7 @@ fn a_hundred_idle_ports_cost_nothing() {
         let lab = one_node()?;
         let node = &lab.nodes[0];
         let pods: Vec<_> = (0..100).map(|_| node.pod("i")).collect::<Result<_>>()?;
-        std::thread::sleep(std::time::Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(3));
         let schedstat = || -> Result<u64> {
             let mut total = 0;
             for task in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
@@ -226,7 +347,7 @@ fn a_hundred_idle_ports_cost_nothing() {
             Ok(total)
         };
         let start = schedstat()?;
-        std::thread::sleep(std::time::Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(5));
         let share = (schedstat()? - start) as f64 / 5e9;
         ensure!(share < 0.01, "an idle daemon with 100 ports used {:.2} % of a core", share * 100.0);
         drop(pods);

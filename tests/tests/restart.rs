@@ -96,13 +96,7 @@ fn ports_that_end_while_held_leave_nothing() {
         for restart in [false, true] {
             let pods: Vec<Pod> = (0..3).map(|_| lab.nodes[0].pod("p")).collect::<Result<_>>()?;
             keeper_has(&lab.nodes[0], before + 3)?;
-            for (number, pod) in pods.iter().enumerate() {
-                // Its other end goes when the pod's namespace really ends.
-                let name = pod.ns.name();
-                lab.nodes[0]
-                    .ns
-                    .sh(&format!("ip link add probe{number} type veth peer name p netns {name}"))?;
-            }
+            pods.iter().try_for_each(|pod| lab.nodes[0].probe(pod.ns.name()))?;
             if restart {
                 lab.nodes[0].kill_kept()?;
                 keeper_has(&lab.nodes[0], before + 3)?;
@@ -116,8 +110,11 @@ fn ports_that_end_while_held_leave_nothing() {
             pods.into_iter().try_for_each(|pod| pod.ns.delete())?;
             keeper_has(node, before)?;
             eventually(5, || {
-                let links = node.ns.sh("ip -o link")?;
-                ensure!(!links.contains("probe"), "a namespace lives on: {links}");
+                let links = node.links()?;
+                ensure!(
+                    !links.iter().any(|link| link.starts_with("probe")),
+                    "a namespace lives on: {links:?}"
+                );
                 Ok(())
             })?;
             node.cni().del(&lost, "")?;
