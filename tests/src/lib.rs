@@ -16,7 +16,7 @@ pub mod lab;
 pub mod node;
 /// Network namespaces and commands in them.
 pub mod ns;
-/// ping, iperf3, hashed transfers.
+/// ping, iperf3, hashed transfers, packets made by hand.
 pub mod traffic;
 
 pub use anyhow::{Context, Result, bail, ensure};

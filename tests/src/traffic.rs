@@ -1,4 +1,4 @@
-//! ping, iperf3, hashed transfers. All bounded, all ending by themselves.
+//! ping, iperf3, hashed transfers, packets made by hand. All bounded, all ending by themselves.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -89,6 +89,18 @@ pub fn hashed(from: &Namespace, server: &Namespace, to: &str, megabytes: u32) ->
     let (received, errors, _) = receiver.finish()?;
     ensure!(received == sent, "sent {sent} received {received} {errors}");
     Ok(())
+}
+
+/// Sends what a scapy expression says from inside a namespace, by `eth0`.
+pub fn scapy(ns: &Namespace, expression: &str) -> Result<()> {
+    let script = format!(
+        "from scapy.all import *
+conf.verb=0
+s=conf.L2socket(iface='eth0')
+for p in {expression}: s.send(p)
+"
+    );
+    ns.run("/usr/bin/python3", &["-c", &script]).map(drop)
 }
 
 /// The receiver's counter of wrong checksums: TCP, UDP over both families. 0 unless something is broken.

@@ -1,19 +1,7 @@
 //! Spoofed, rogue, mutated: dropped, each with the right counter.
 
-use weft_tests::traffic::ping;
+use weft_tests::traffic::{ping, scapy};
 use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
-
-/// Sends what a scapy expression says from inside a namespace, by `eth0`.
-fn scapy(ns: &Namespace, expression: &str) -> Result<()> {
-    let script = format!(
-        "from scapy.all import *
-conf.verb=0
-s=conf.L2socket(iface='eth0')
-for p in {expression}: s.send(p)
-"
-    );
-    ns.run("/usr/bin/python3", &["-c", &script]).map(drop)
-}
 
 fn dropped(node: &Node, reason: &str, at_least: u64, act: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = node.drops(reason)?;
