@@ -3,8 +3,8 @@
 use std::net::UdpSocket;
 
 use weft_sys::netns::Netns;
-use weft_tests::traffic::{hashed, ping, ping_df, scapy};
-use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, ensure, eventually, lab};
+use weft_tests::traffic::{counters, hashed, ping, ping_df, scapy};
+use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually, lab};
 
 #[test]
 fn too_big_is_answered_and_tcp_recovers() {
@@ -112,11 +112,7 @@ fn forged_too_big(underlay6: bool) -> Result<()> {
     } else {
         ("ICMP(type=3,code=4,nexthopmtu=600)", "IP", "mtu 600", "IcmpInDestUnreachs")
     };
-    let heard = || -> Result<u64> {
-        let out = n1.ns.sh(&format!("nstat -asz {heard}"))?;
-        let line = out.lines().find(|line| line.starts_with(heard)).context("nstat says nothing")?;
-        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
-    };
+    let heard = || counters(&n1.ns, &[heard]);
     let forge = |ports: &[u16]| -> Result<()> {
         let before = heard()?;
         scapy(
