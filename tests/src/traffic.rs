@@ -133,11 +133,6 @@ pub fn no_checksum_errors<'a>(namespaces: impl IntoIterator<Item = &'a Namespace
     Ok(())
 }
 
-/// The receiver's counter of wrong checksums. 0 unless something is broken.
-pub fn checksum_errors(ns: &Namespace) -> Result<u64> {
-    counters(ns, &["*InCsumErrors"])
-}
-
 /// The sum of a namespace's counters (`nstat`) whose names match.
 pub fn counters(ns: &Namespace, names: &[&str]) -> Result<u64> {
     let out = ns.run("nstat", &[&["-asz"], names].concat())?;
