@@ -6,6 +6,8 @@
 
 /// Where the binaries under test are; builds them when nobody did.
 pub mod bin;
+/// What tcpdump sees on a device.
+pub mod capture;
 /// Calls of the CNI plugin, as a runtime makes them.
 pub mod cni;
 /// Datagrams from senders with `UDP_SEGMENT`, checked one by one.
