@@ -6,6 +6,8 @@
 
 /// Where the binaries under test are; builds them when nobody did.
 pub mod bin;
+/// What tcpdump sees on a device.
+pub mod capture;
 /// Calls of the CNI plugin, as a runtime makes them.
 pub mod cni;
 /// Datagrams from senders with `UDP_SEGMENT`, checked one by one.
@@ -18,7 +20,7 @@ pub mod node;
 pub mod ns;
 /// Single frames: sent as they are, counted where they come in.
 pub mod raw;
-/// ping, iperf3, hashed transfers.
+/// ping, iperf3, hashed transfers, packets made by hand.
 pub mod traffic;
 
 pub use anyhow::{Context, Result, bail, ensure};

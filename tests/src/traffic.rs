@@ -1,4 +1,4 @@
-//! ping, iperf3, hashed transfers. All bounded, all ending by themselves.
+//! ping, iperf3, hashed transfers, packets made by hand. All bounded, all ending by themselves.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -55,17 +55,18 @@ pub fn iperf(from: &Namespace, to: &str, port: u16, args: &[&str]) -> Result<Mea
     })
 }
 
-/// TCP and UDP, 1 and 8 streams, both directions; fails when one does not move a megabit per second.
+/// TCP and UDP, 1 and 8 streams, both directions; fails when one does not move a megabit per second, or loses datagrams.
 pub fn iperf_all(from: &Namespace, server: &Namespace, to: &str) -> Result<()> {
     let _server = serve(server, 5201)?;
     for args in [
-        &["-t", "1"][..],
-        &["-t", "1", "-R"],
-        &["-t", "1", "-P", "8"],
-        &["-t", "1", "-P", "8", "-R"],
-        &["-u", "-b", "100M", "-t", "1", "-l", "1200"],
-        &["-u", "-b", "20M", "-t", "1", "-l", "1200", "-R"],
-        &["-u", "-b", "10M", "-t", "1", "-l", "1200", "-P", "8"],
+        &["-n", "60M"][..],
+        &["-n", "60M", "-R"],
+        &["-n", "60M", "-P", "8"],
+        &["-n", "60M", "-P", "8", "-R"],
+        &["-u", "-b", "60M", "-n", "4M", "-l", "1200"],
+        &["-u", "-b", "20M", "-n", "1M", "-l", "1200", "-R"],
+        &["-u", "-b", "6M", "-n", "3M", "-l", "1200", "-P", "8"],
+        &["-u", "-b", "3M", "-n", "1M", "-l", "1200", "-P", "8", "-R"],
     ] {
         let measured = iperf(from, to, 5201, args).with_context(|| format!("iperf3 {args:?} to {to}"))?;
         ensure!(measured.bits_per_second > 1e6, "iperf3 {args:?} to {to}: {measured:?}");
@@ -76,24 +77,66 @@ pub fn iperf_all(from: &Namespace, server: &Namespace, to: &str) -> Result<()> {
 
 /// Sends `megabytes` of random bytes by TCP and compares the hashes at both ends.
 pub fn hashed(from: &Namespace, server: &Namespace, to: &str, megabytes: u32) -> Result<()> {
-    let family = if to.contains(':') { "-6" } else { "-4" };
-    let receiver =
-        server.spawn("sh", &["-c", &format!("timeout 60 nc.openbsd {family} -l 5999 | sha256sum")])?;
+    transfer(from, server, to, megabytes, true)
+}
+
+/// As [`hashed`], and then the other way, from the listener to who asks.
+pub fn hashed_both_ways(from: &Namespace, server: &Namespace, to: &str, megabytes: u32) -> Result<()> {
+    transfer(from, server, to, megabytes, true)?;
+    transfer(from, server, to, megabytes, false)
+}
+
+/// One connection: the asking side sends, or the listening one.
+fn transfer(from: &Namespace, server: &Namespace, to: &str, megabytes: u32, asker_sends: bool) -> Result<()> {
+    let nc = if to.contains(':') { "timeout 60 nc.openbsd -6" } else { "timeout 60 nc.openbsd -4" };
+    let send = |nc: String| {
+        format!(
+            "f=$(mktemp); trap 'rm -f $f' EXIT; head -c {megabytes}M /dev/urandom > $f; {nc} -N < $f; sha256sum < $f"
+        )
+    };
+    // it never reads: the end of what it receives is the end
+    let receive = |nc: String| format!("{nc} -d | sha256sum");
+    let (listen, connect) = (format!("{nc} -l 5999"), format!("{nc} {to} 5999"));
+    let (listen, connect) =
+        if asker_sends { (receive(listen), send(connect)) } else { (send(listen), receive(connect)) };
+    let listener = server.spawn("sh", &["-ec", &listen])?;
     eventually(5, || {
         ensure!(!server.sh("ss -Hltn sport = :5999")?.trim().is_empty(), "nc does not listen");
         Ok(())
     })?;
-    let sent = from.sh(&format!(
-        "f=$(mktemp); trap 'rm -f $f' EXIT; head -c {megabytes}M /dev/urandom > $f; timeout 60 nc.openbsd {family} -N {to} 5999 < $f; sha256sum < $f"
-    ))?;
-    let (received, errors, _) = receiver.finish()?;
-    ensure!(received == sent, "sent {sent} received {received} {errors}");
+    let near = from.sh(&connect)?;
+    let (far, errors, _) = listener.finish()?;
+    let way = if asker_sends { "sent" } else { "asked" };
+    ensure!(near == far, "{way} by {}: {near} at {}: {far} {errors}", from.name(), server.name());
     Ok(())
 }
 
-/// The receiver's counter of wrong checksums: TCP, UDP over both families. 0 unless something is broken.
-pub fn checksum_errors(ns: &Namespace) -> Result<u64> {
-    let out = ns.sh("nstat -asz TcpInCsumErrors UdpInCsumErrors Udp6InCsumErrors IcmpInCsumErrors")?;
-    let counts = out.lines().filter(|line| line.contains("CsumErrors"));
-    Ok(counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum())
+/// Sends what a scapy expression says from inside a namespace, by `eth0`.
+pub fn scapy(ns: &Namespace, expression: &str) -> Result<()> {
+    let script = format!(
+        "from scapy.all import *
+conf.verb=0
+s=conf.L2socket(iface='eth0')
+for p in {expression}: s.send(p)
+"
+    );
+    ns.run("/usr/bin/python3", &["-c", &script]).map(drop)
+}
+
+/// Fails if a namespace counted a wrong checksum: of an IPv4 header, of TCP, UDP or ICMP over either family. A node
+/// counts those of the tunnel's own packets.
+pub fn no_checksum_errors<'a>(namespaces: impl IntoIterator<Item = &'a Namespace>) -> Result<()> {
+    for ns in namespaces {
+        let errors = counters(ns, &["*InCsumErrors"])?;
+        ensure!(errors == 0, "{errors} checksum errors in {}", ns.name());
+    }
+    Ok(())
+}
+
+/// The sum of a namespace's counters (`nstat`) whose names match.
+pub fn counters(ns: &Namespace, names: &[&str]) -> Result<u64> {
+    let out = ns.run("nstat", &[&["-asz"], names].concat())?;
+    let counts: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    ensure!(!counts.is_empty(), "there are no counters {names:?}");
+    counts.into_iter().map(|count| Ok(count.parse::<u64>()?)).sum()
 }

@@ -1,7 +1,7 @@
 //! The kernel's own VXLAN device as a peer: routed as flannel sets it up, and bridged.
 
 use weft_tests::datagrams::segmented;
-use weft_tests::traffic::{checksum_errors, hashed, iperf, ping, serve};
+use weft_tests::traffic::{hashed_both_ways, iperf, iperf_all, no_checksum_errors, ping, serve};
 use weft_tests::{Lab, Namespace, Options, Result, as_root, ensure, lab};
 
 /// A kernel node set up as flannel does: `flannel.1`, routes onlink to the peer's `.0`, a bridge with one pod.
@@ -11,6 +11,8 @@ struct Flannel {
 }
 
 const FLANNEL_MAC: &str = "12:c6:65:89:b4:e3";
+/// flannel's UDP port: that of Linux, not that of RFC 7348.
+const FLANNEL_PORT: u16 = 8472;
 
 impl Flannel {
     fn up(lab: &Lab, options: &Options, peer_mac: &str) -> Result<Self> {
@@ -23,7 +25,7 @@ impl Flannel {
         };
         host.sh(&format!(
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-             ip link add flannel.1 address {FLANNEL_MAC} mtu {mtu} type vxlan id 1 local {local} dev eth0 dstport 4789 nolearning
+             ip link add flannel.1 address {FLANNEL_MAC} mtu {mtu} type vxlan id 1 local {local} dev eth0 dstport {FLANNEL_PORT} nolearning
              ip addr add 10.244.3.0/32 dev flannel.1; ip addr add fd00:244:0:3::/128 dev flannel.1 nodad; ip link set flannel.1 up
              ip neigh add 10.244.1.0 lladdr {peer_mac} dev flannel.1 nud permanent
              ip neigh add fd00:244:0:1:: lladdr {peer_mac} dev flannel.1 nud permanent
@@ -49,6 +51,7 @@ fn flannel_peer(underlay6: bool) -> Result<()> {
     let mac = "02:11:22:33:44:01";
     let cluster = lab.cluster(3).replace("name = \"n1\"", &format!("name = \"n1\"\nmac = \"{mac}\""));
     let cluster = cluster.replace("name = \"n3\"", &format!("name = \"n3\"\nmac = \"{FLANNEL_MAC}\""));
+    let cluster = cluster.replace("[cluster]", &format!("[cluster]\nvni = 1\nport = {FLANNEL_PORT}"));
     lab.nodes[0].write_cluster(&cluster)?;
     lab.nodes[0].start()?;
     let peer = Flannel::up(&lab, &options, mac)?;
@@ -58,23 +61,20 @@ fn flannel_peer(underlay6: bool) -> Result<()> {
     for (from, server, to, to6) in ends.into_iter().chain(back) {
         for to in [&to, &to6] {
             ping(from, to, 10)?;
-            let _server = serve(server, 5201)?;
-            iperf(from, to, 5201, &["-t", "1"])?;
-            let udp = iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "1200", "-t", "1"])?;
-            ensure!(udp.lost_percent < 5.0, "UDP {to}: {udp:?}");
+            iperf_all(from, server, to)?;
             // datagrams longer than the MTU: fragments of the sender
-            let long = iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "16000", "-t", "1"])?;
-            ensure!(long.lost_percent < 10.0, "fragmented UDP {to}: {long:?}");
+            let _server = serve(server, 5201)?;
+            let long = iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "16000", "-n", "5M"])?;
+            ensure!(long.lost_percent < 10.0 && long.bits_per_second > 1e6, "fragmented UDP {to}: {long:?}");
             segmented(from, server, to)?;
-            hashed(from, server, to, 10)?;
+            hashed_both_ways(from, server, to, 10)?;
         }
     }
     // host-originated traffic of the peer uses its `.0`
     ping(&peer.host, &a.ip(), 3)?;
     ping(&a.ns, "10.244.3.0", 3)?;
     ping(&lab.nodes[0].ns, "10.244.3.2", 3)?;
-    ensure!(checksum_errors(&a.ns)? + checksum_errors(&peer.pod)? == 0, "checksum errors");
-    Ok(())
+    no_checksum_errors([&a.ns, &peer.pod, &lab.nodes[0].ns, &peer.host])
 }
 
 #[test]
@@ -115,19 +115,16 @@ fn bridged_peer(underlay6: bool) -> Result<()> {
     {
         for to in [to, to6] {
             ping(from, to, 10)?;
-            let _server = serve(server, 5201)?;
-            iperf(from, to, 5201, &["-t", "1"])?;
-            iperf(from, to, 5201, &["-u", "-b", "50M", "-l", "1200", "-t", "1"])?;
+            iperf_all(from, server, to)?;
             segmented(from, server, to)?;
-            hashed(from, server, to, 10)?;
+            hashed_both_ways(from, server, to, 10)?;
         }
     }
     let fdb = node.weft_json(&["fdb", "show", "seg"])?;
     let learned =
         fdb.as_array().is_some_and(|all| all.iter().any(|e| e["remote"] == local && e["is_static"] == false));
     ensure!(learned, "the peer's station is not learned: {fdb}");
-    ensure!(checksum_errors(&here)? + checksum_errors(&there)? == 0, "checksum errors");
-    Ok(())
+    no_checksum_errors([&here, &there, &node.ns, &host])
 }
 
 #[test]
