@@ -80,6 +80,11 @@ impl Background {
         self.0.as_ref().expect("there until finished").id()
     }
 
+    /// True while it has not ended.
+    pub fn runs(&mut self) -> Result<bool> {
+        Ok(self.0.as_mut().context("finished")?.try_wait()?.is_none())
+    }
+
     /// Waits for its end; standard output and error, and whether it succeeded.
     pub fn finish(mut self) -> Result<(String, String, bool)> {
         let output = self.0.take().expect("finished once").wait_with_output()?;

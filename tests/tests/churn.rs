@@ -16,7 +16,7 @@ fn five_hundred_ports_come_and_go_under_load() {
         let ns = Namespace::new("many")?;
         let _servers = (serve(&b.ns, 5201)?, serve(&c.ns, 5201)?);
         // an equal window without changes, for comparison
-        let limit = ["-t", "6", "-b", "200M"];
+        let limit = ["-t", "8", "-b", "200M"];
         let start = sent_again(&a.ns)?;
         iperf(&a.ns, &b.ip(), 5201, &limit)?;
         let quiet = sent_again(&a.ns)? - start;
@@ -32,12 +32,16 @@ fn five_hundred_ports_come_and_go_under_load() {
         let mut least = i64::MAX;
         for _ in 0..3 {
             let start = sent_again(&a.ns)?;
-            let load = a.ns.spawn("iperf3", &[&["-c", &b.ip(), "-p", "5201", "-J"], &limit[..]].concat())?;
-            let pings: Vec<_> = [b.ip(), c.ip()]
+            let mut load =
+                a.ns.spawn("iperf3", &[&["-c", &b.ip(), "-p", "5201", "-J"], &limit[..]].concat())?;
+            let mut pings: Vec<_> = [b.ip(), c.ip()]
                 .iter()
-                .map(|to| a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "2", "-c", "4000", to]))
+                .map(|to| a.ns.spawn("ping", &["-n", "-q", "-i", "0.001", "-W", "2", "-c", "7000", to]))
                 .collect::<Result<_>>()?;
             come_and_go(node, &ns)?;
+            for running in pings.iter_mut().chain([&mut load]) {
+                ensure!(running.runs()?, "the changes took longer than the traffic");
+            }
             for ping in pings {
                 let (out, _, _) = ping.finish()?;
                 ensure!(out.contains(" 0% packet loss"), "pings were lost: {out}");
@@ -63,7 +67,6 @@ fn five_hundred_ports_come_and_go_under_load() {
     });
 }
 
-/// Makes 500 ports, ten in a transaction, and removes them; half at a time.
 /// Segments that a namespace had to send again: those sent again, less those of which the receiver said that it had them
 /// (RFC 2883).
 fn sent_again(ns: &Namespace) -> Result<i64> {
@@ -78,6 +81,7 @@ fn sent_again(ns: &Namespace) -> Result<i64> {
     Ok(again - needless)
 }
 
+/// Makes 500 ports, ten in a transaction, and removes them; half at a time.
 fn come_and_go(node: &Node, ns: &Namespace) -> Result<()> {
     for _ in 0..2 {
         for tens in 0..25 {

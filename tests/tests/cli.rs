@@ -347,6 +347,7 @@ fn a_foreign_policy_of_the_old_iptables_cuts_nobody_off() {
 /// With a policy that drops in place, a pod reaches the outside, `weft status` names `chain` and `list` shows a rule of
 /// weft's. Afterwards the node is stopped and purged.
 fn not_cut_off(lab: &mut Lab, chain: &str, list: &str) -> Result<()> {
+    let before = lab.nodes[0].ns.sh(list)?;
     let cluster = lab.cluster(1);
     lab.nodes[0].write_cluster(&cluster)?;
     lab.nodes[0].start()?;
@@ -359,6 +360,7 @@ fn not_cut_off(lab: &mut Lab, chain: &str, list: &str) -> Result<()> {
     let rules = lab.nodes[0].ns.sh(list)?;
     ensure!(rules.contains("weft"), "{rules}");
     lab.nodes[0].stop()?;
+    ensure!(lab.nodes[0].ns.sh(list)? == before, "a rule outlives the daemon");
     let mut purge = lab.nodes[0].weftd();
     purge.arg("--purge");
     weft_tests::ns::output(purge).map(drop)

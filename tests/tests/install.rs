@@ -33,8 +33,9 @@ POD=$!
 trap 'kill $POD $(jobs -p) 2>/dev/null || true' EXIT
 
 machine() {
-    find /etc /usr/local /var/lib /run /opt -printf '%p %y %m %l\n' | sort
-    find /etc /usr/local /var/lib /run /opt -type f -print0 | sort -z | xargs -0r sha256sum
+    find /etc /usr/local /usr/lib/cni /var/lib /run /opt -printf '%p %y %m %l\n' | sort
+    find /etc /usr/local /usr/lib/cni /var/lib /run /opt -type f -print0 | sort -z | xargs -0r sha256sum
+    ip -o addr | sed 's/valid_lft.*//'
     ip -o link | sed 's/ qlen [0-9]*//'
     ip route show table all
     ip -6 route show table all
@@ -122,5 +123,38 @@ fn the_shipped_configuration_names_every_key() {
             .collect();
         std::fs::write(&file, set)?;
         ns.run(&bin::path("weftd"), &["--check", "--config", &file.to_string_lossy()]).map(drop)
+    });
+}
+
+/// It is copied onto hosts of any distribution, and started for every pod.
+#[test]
+fn the_plugin_is_static_small_and_fast() {
+    as_root(|| {
+        if std::env::var_os("WEFT_BIN_DIR").is_none() {
+            println!("skipped: without WEFT_BIN_DIR the plugin is not built as scripts/build.sh does it");
+            return Ok(());
+        }
+        let plugin = bin::path("weft-cni");
+        let size = std::fs::metadata(&plugin)?.len();
+        ensure!(size < 2_000_000, "{size} bytes");
+        let linked = weft_tests::ns::run("sh", &["-c", &format!("ldd {plugin} 2>&1 || true")])?;
+        ensure!(!linked.contains("=>"), "{linked}");
+        let config = r#"{"cniVersion":"1.1.0","name":"weft","type":"weft-cni"}"#;
+        let line = format!("echo '{config}' | CNI_COMMAND=VERSION strace -f -o /dev/stdout {plugin}");
+        // Without strace its threads are not counted.
+        if weft_tests::ns::run("sh", &["-c", "command -v strace"]).is_ok() {
+            let calls = weft_tests::ns::run("sh", &["-c", &line])?;
+            ensure!(!calls.contains("clone"), "it starts threads: {calls}");
+        }
+        let start = std::time::Instant::now();
+        for _ in 0..20 {
+            let said = weft_tests::ns::run(
+                "sh",
+                &["-c", &format!("echo '{config}' | CNI_COMMAND=VERSION {plugin}")],
+            )?;
+            ensure!(said.contains("\"1.1.0\""), "{said}");
+        }
+        ensure!(start.elapsed().as_secs() < 2, "20 calls took {:?}", start.elapsed());
+        Ok(())
     });
 }

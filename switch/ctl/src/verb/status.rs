@@ -45,7 +45,8 @@ fn text(status: &report::Status) -> String {
         fields.push(("cluster error", format!("{error}; the last good version stays in force")));
     }
     for pool in &status.pools {
-        let free = if pool.free == u64::MAX { "many".to_owned() } else { pool.free.to_string() };
+        // Of an IPv6 pool nobody counts the addresses.
+        let free = if pool.free > u64::from(u32::MAX) { "many".to_owned() } else { pool.free.to_string() };
         fields.push(("pool", format!("{}, {} used, {free} free", pool.cidr, pool.used)));
     }
     for chain in &status.foreign_chains {
