@@ -194,6 +194,9 @@ async fn serve(connection: Connection, handle: &Handle, queue: &Path, gate: &Gat
     let connection = watched(connection, Interest::READABLE | Interest::WRITABLE)?;
     let peer = connection.get_ref().peer_cred()?;
     if peer.uid != 0 {
+        // Read and dropped: a socket that closes with a request unread takes the reply from the client, too.
+        let request = connection.async_io(Interest::READABLE, |socket| socket.recv(&mut [0; 1]));
+        let _ = tokio::time::timeout(READ_TIMEOUT, request).await;
         let message = format!("only root may use this socket, not user {}", peer.uid);
         return reply(&connection, &Reply::Error(CniError::new(code::INVALID_ENVIRONMENT, message))).await;
     }
