@@ -52,7 +52,7 @@ fi
 
 if [ -n "$QUICK" ]; then
 	step "Unit tests"
-	cargo test --workspace --exclude weft-tests --locked "$@"
+	cargo test --no-fail-fast --workspace --exclude weft-tests --locked "$@"
 	exit
 fi
 "$ROOT/scripts/build.sh"
@@ -63,7 +63,7 @@ else
 	say "instructions are not counted: there is no valgrind"
 fi
 step "Unit tests"
-cargo test --workspace --exclude weft-tests --locked "$@"
+cargo test --no-fail-fast --workspace --exclude weft-tests --locked "$@"
 step "Whole-system tests"
 # Timing matters to them more than parallelism: one at a time.
-cargo test -p weft-tests --locked "$@" -- --test-threads=1
+cargo test --no-fail-fast -p weft-tests --locked "$@" -- --test-threads=1
