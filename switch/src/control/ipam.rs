@@ -10,6 +10,7 @@
 //! and the first usable address, which is the gateway's.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -42,13 +43,13 @@ pub enum IpamError {
         /// Addresses that are free but freed too recently.
         held: usize,
     },
-    /// The wanted address belongs to another port.
-    #[error("address {ip} is in use by port {port}")]
+    /// The wanted address is somebody else's.
+    #[error("address {ip} is {holder}")]
     InUse {
         /// The address.
         ip: IpAddr,
-        /// Who has it.
-        port: String,
+        /// Whose it is, as in "in use by port web".
+        holder: String,
     },
     /// The wanted address is in no pool.
     #[error("address {ip} is in none of this node's pod CIDRs ({pools})")]
@@ -133,21 +134,41 @@ struct Search<'a> {
     state: &'a State,
     now: u64,
     pools: Vec<Pool>,
-    /// Addresses in use and by which port.
-    used: HashMap<IpAddr, &'a str>,
+    used: HashMap<IpAddr, Holder<'a>>,
+}
+
+/// Who has an address.
+#[derive(Clone, Copy)]
+enum Holder<'a> {
+    Port(&'a str),
+    /// Whether or not the node has a port with it.
+    Gateway,
+    /// A static neighbour behind this port.
+    Neighbour(&'a str),
+}
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::Port(port) => write!(f, "in use by port {port}"),
+            Holder::Gateway => f.write_str("that of the gateway"),
+            Holder::Neighbour(port) => write!(f, "that of a static neighbour behind port {port}"),
+        }
+    }
 }
 
 impl<'a> Search<'a> {
     fn new(state: &'a State, now: u64) -> Self {
         let pools = state.node.pod_cidrs.iter().map(Pool::new).collect();
-        let of_ports = state
-            .ports
-            .iter()
-            .flat_map(|(name, record)| record.spec.ips.iter().map(move |net| (net.addr(), name.as_str())));
-        let leased = state.ipam.leases.iter().map(|(ip, lease)| (*ip, lease.port.as_str()));
-        // Whether or not the node has a port with them.
-        let gateways = state.node.gateways.iter().map(|net| (net.addr(), "of the gateway"));
-        Search { state, now, pools, used: gateways.chain(of_ports).chain(leased).collect() }
+        let of_ports = state.ports.iter().flat_map(|(name, record)| {
+            record.spec.ips.iter().map(move |net| (net.addr(), Holder::Port(name)))
+        });
+        let leased = state.ipam.leases.iter().map(|(ip, lease)| (*ip, Holder::Port(&lease.port)));
+        let gateways = state.node.gateways.iter().map(|net| (net.addr(), Holder::Gateway));
+        let of_node = state.neighbours.iter().filter(|((bridge, _), _)| *bridge == state.node.bridge);
+        let neighbours = of_node.map(|((_, ip), entry)| (*ip, Holder::Neighbour(&entry.port)));
+        let used = gateways.chain(neighbours).chain(of_ports).chain(leased).collect();
+        Search { state, now, pools, used }
     }
 
     fn choose(&self, wanted: &[IpAddr]) -> Result<Vec<IpNet>, IpamError> {
@@ -183,7 +204,7 @@ impl<'a> Search<'a> {
             return Err(IpamError::Reserved { ip, cidr: pool.cidr });
         }
         match self.used.get(&ip) {
-            Some(port) => Err(IpamError::InUse { ip, port: (*port).to_owned() }),
+            Some(holder) => Err(IpamError::InUse { ip, holder: holder.to_string() }),
             None => Ok(pool),
         }
     }

@@ -97,8 +97,23 @@ impl PortRecord {
 
     /// The stations that its own MAC makes: in its VLAN, and in those that it carries tagged.
     pub fn stations(&self) -> impl Iterator<Item = (Option<VlanId>, MacAddr)> {
-        let vlans = std::iter::once(self.spec.tag).chain(self.spec.trunks.iter().copied().map(Some));
-        vlans.filter_map(|vlan| Some((vlan, self.spec.mac?)))
+        self.vlans().filter_map(|vlan| Some((vlan, self.spec.mac?)))
+    }
+
+    /// True if `station` is one of [`Self::stations`].
+    pub fn is_station(&self, (vlan, mac): (Option<VlanId>, MacAddr)) -> bool {
+        self.spec.mac == Some(mac) && self.vlans().any(|own| own == vlan)
+    }
+
+    /// A station that both make, if their MAC is the same.
+    pub fn station_in_common(&self, other: &PortRecord) -> Option<(Option<VlanId>, MacAddr)> {
+        let mac = self.spec.mac.filter(|mac| other.spec.mac == Some(*mac))?;
+        let vlans: BTreeSet<_> = self.vlans().collect();
+        Some((other.vlans().find(|vlan| vlans.contains(vlan))?, mac))
+    }
+
+    fn vlans(&self) -> impl Iterator<Item = Option<VlanId>> {
+        std::iter::once(self.spec.tag).chain(self.spec.trunks.iter().copied().map(Some))
     }
 
     /// Name of the device, which a resolved TAP always has.
@@ -275,7 +290,7 @@ impl State {
         station: (Option<VlanId>, MacAddr),
     ) -> Option<&Arc<PortRecord>> {
         let mut on_bridge = self.ports.values().filter(|port| port.spec.bridge == bridge);
-        on_bridge.find(|port| port.stations().any(|own| own == station))
+        on_bridge.find(|port| port.is_station(station))
     }
 
     /// Puts a port in, filling in what its spec leaves open: device name, MAC, MTU, default gateways.
@@ -287,8 +302,9 @@ impl State {
                 spec.ifname = Some(if in_netns { "eth0".to_owned() } else { spec.name.clone() });
             }
             if spec.mac.is_none() {
-                spec.mac = Some(derived_mac(spec));
+                record.spec.mac = Some(self.derived_mac(&record));
             }
+            let spec = &mut record.spec;
             if spec.mtu.is_none() {
                 record.mtu_follows = true;
                 record.local_mtu = self.bridges.get(&spec.bridge).and_then(|bridge| bridge.local_mtu);
@@ -417,20 +433,49 @@ impl State {
 
     /// Takes out static entries for stations that ports have by their own MAC. Returns what went, in words.
     pub fn drop_statics_of_ports(&mut self) -> Vec<String> {
-        let of_port = |(bridge, vlan, mac): &(String, Option<VlanId>, MacAddr)| {
-            self.port_of_station(bridge, (*vlan, *mac)).is_some()
-        };
-        let stale: Vec<_> = self.statics.keys().filter(|key| of_port(key)).cloned().collect();
-        for key in &stale {
-            self.statics.remove(key);
+        let State { ports, statics, .. } = self;
+        if statics.is_empty() {
+            return Vec::new();
         }
-        stale.iter().map(|(bridge, _, mac)| format!("static station {mac} of {bridge}")).collect()
+        let mut gone = Vec::new();
+        for port in ports.values() {
+            let PortSpec { bridge, name, .. } = &port.spec;
+            for (vlan, mac) in port.stations() {
+                let Some(entry) = statics.remove(&(bridge.clone(), vlan, mac)) else { continue };
+                let vlan = vlan.map(|vlan| format!(" vlan {vlan}")).unwrap_or_default();
+                let remote = entry.remote.map(|remote| format!(" remote {remote}")).unwrap_or_default();
+                gone.push(format!(
+                    "static station {mac}{vlan} of {bridge} behind {}{remote}: the MAC of port {name}",
+                    entry.port
+                ));
+            }
+        }
+        gone
     }
 
     /// Takes out stations and neighbours behind ports that are gone.
     pub fn drop_stations_without_port(&mut self) {
         self.statics.retain(|_, entry| self.ports.contains_key(&entry.port));
         self.neighbours.retain(|_, entry| self.ports.contains_key(&entry.port));
+    }
+
+    /// The MAC of a port that asks for none: by its first address, else by its name; one that no other station has.
+    fn derived_mac(&self, record: &PortRecord) -> MacAddr {
+        let PortSpec { bridge, name, ips, .. } = &record.spec;
+        let seed = match ips.first() {
+            Some(ip) => format!("port {bridge} {}", ip.addr()),
+            None => format!("port {bridge} {name}"),
+        };
+        let is_free = |mac: &MacAddr| {
+            let of_port = |port: &Arc<PortRecord>| port.spec.bridge == *bridge && port.spec.mac == Some(*mac);
+            let mut vlans = record.vlans();
+            self.router_mac(bridge) != Some(*mac)
+                && !self.ports.values().any(of_port)
+                && !vlans.any(|vlan| self.statics.contains_key(&(bridge.clone(), vlan, *mac)))
+        };
+        let first = MacAddr::derived(seed.as_bytes());
+        let others = (1..u32::MAX).map(|turn| MacAddr::derived(format!("{seed} {turn}").as_bytes()));
+        std::iter::once(first).chain(others).find(is_free).unwrap_or(first)
     }
 
     fn default_gateways(&self, spec: &PortSpec) -> Vec<IpAddr> {
@@ -449,13 +494,4 @@ fn keep(there: bool, what: impl FnOnce() -> String, gone: &mut Vec<String>) -> b
         gone.push(what());
     }
     there
-}
-
-/// The MAC of a port that asks for none: by its first address, else by its name; the same after every restart.
-fn derived_mac(spec: &PortSpec) -> MacAddr {
-    let seed = match spec.ips.first() {
-        Some(ip) => format!("port {} {}", spec.bridge, ip.addr()),
-        None => format!("port {} {}", spec.bridge, spec.name),
-    };
-    MacAddr::derived(seed.as_bytes())
 }

@@ -135,7 +135,7 @@ pub fn start(
     live.refuse_unwanted(&state);
     let mut state = take_up(&mut live, state);
     for what in state.drop_statics_of_ports() {
-        tracing::warn!(what, "is a port's own station; removed");
+        tracing::warn!(what, "removed");
     }
     live.start_underlays(&state);
 

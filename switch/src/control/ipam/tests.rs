@@ -2,10 +2,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use weft_api::{Owner, PortKind, PortSpec};
+use weft_api::{MacAddr, Owner, PortKind, PortSpec};
 
 use super::*;
-use crate::control::state::{NodeNetwork, PortRecord};
+use crate::control::state::{NodeNetwork, PortRecord, StaticNeighbour};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -131,6 +131,21 @@ fn addresses_of_ports_without_a_lease_are_in_use() {
     assert_eq!(add(&mut s, "a", &[], 0).unwrap(), ["10.0.0.3/24"]);
     let error = add(&mut s, "b", &["10.0.0.2"], 0).unwrap_err().to_string();
     assert_eq!(error, "address 10.0.0.2 is in use by port hand");
+}
+
+#[test]
+fn addresses_of_static_neighbours_are_passed_over() {
+    let mut s = state(&["10.0.0.0/29"]);
+    let entry = StaticNeighbour { port: "vx".into(), mac: MacAddr::derived(b"x"), owner: Owner::Cli };
+    for last in [3, 4, 5] {
+        s.neighbours.insert((s.node.bridge.clone(), ip(&format!("10.0.0.{last}"))), entry.clone());
+        s.neighbours.insert(("another".to_owned(), ip("10.0.0.2")), entry.clone());
+    }
+    assert_eq!(add(&mut s, "a", &[], 0).unwrap(), ["10.0.0.2/29"]);
+    assert_eq!(add(&mut s, "b", &[], 0).unwrap(), ["10.0.0.6/29"]);
+    assert!(available(&s, 0).is_err());
+    let error = add(&mut s, "c", &["10.0.0.3"], 0).unwrap_err().to_string();
+    assert_eq!(error, "address 10.0.0.3 is that of a static neighbour behind port vx");
 }
 
 #[test]

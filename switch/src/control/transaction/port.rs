@@ -203,7 +203,7 @@ fn unlike_other_stations(state: &State, record: &PortRecord) -> Result<()> {
         if let Some(ip) = spec.ips.iter().find(|ip| same(ip)) {
             return Err(conflict(format!("{} is the address of port {}", ip.addr(), other.spec.name)));
         }
-        if let Some((_, mac)) = other.stations().find(|theirs| record.stations().any(|own| own == *theirs)) {
+        if let Some((_, mac)) = record.station_in_common(other) {
             return Err(conflict(format!("{mac} is the MAC of port {}", other.spec.name)));
         }
     }

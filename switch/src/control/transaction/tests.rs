@@ -233,6 +233,24 @@ fn two_ports_have_no_station_in_common() {
 }
 
 #[test]
+fn a_port_that_asks_for_no_mac_gets_one_that_no_other_station_has() {
+    let mut draft = draft();
+    run(&mut draft, &format!("{BR1},{WEB}")).unwrap();
+    let mac_of = |draft: &Draft| draft.state.ports["web"].spec.mac.unwrap();
+    let first = mac_of(&draft);
+    let entry = StaticMac { port: "db".into(), remote: None, owner: Owner::Cli };
+    draft.state.remove_port("web", 0);
+    draft.state.statics.insert(("br1".to_owned(), None, first), entry);
+    run(&mut draft, WEB).unwrap();
+    let second = mac_of(&draft);
+    assert_ne!(second, first);
+    draft.state.statics.clear();
+    draft.state.remove_port("web", 0);
+    run(&mut draft, WEB).unwrap();
+    assert_eq!(mac_of(&draft), first, "the same every time");
+}
+
+#[test]
 fn stored_statics_give_way_to_ports() {
     let mut draft = draft();
     run(&mut draft, &format!("{BR1},{WEB}")).unwrap();
@@ -242,7 +260,8 @@ fn stored_statics_give_way_to_ports() {
     for key in [("br1", mac), ("br1", other), ("br0", mac)] {
         draft.state.statics.insert((key.0.to_owned(), None, key.1), entry.clone());
     }
-    assert_eq!(draft.state.drop_statics_of_ports(), [format!("static station {mac} of br1")]);
+    let said = format!("static station {mac} of br1 behind web: the MAC of port web");
+    assert_eq!(draft.state.drop_statics_of_ports(), [said]);
     assert_eq!(draft.state.statics.len(), 2);
 }
 
