@@ -12,7 +12,7 @@
 #   --self-test    chaos: leaves a node without a daemon instead; passes if that is noticed
 #   --keep         leaves the cluster on weft running (tests/kube/cluster.sh down ends it)
 #
-# Needs root and Go 1.26 or newer. WEFT_BIN_DIR says where weft's binaries are, else they are built; BIN and IMG where
+# Needs root, Rust, and Go 1.26 or newer. WEFT_BIN_DIR says where weft's binaries are, else they are built; BIN and IMG where
 # Kubernetes' binaries and images are kept (/tmp/cbin, /tmp/cimg), OUT where e2e's report goes (/tmp/e2e).
 
 set -euo pipefail
@@ -52,6 +52,8 @@ main() {
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
 
+	# The cnitool case is a test of cargo's.
+	[ -n "$CHAOS" ] || need_build
 	[ -n "${WEFT_BIN_DIR:-}" ] || WEFT_BUILD=1
 	need_binaries
 	export WEFT_BIN_DIR=$BIN_DIR
@@ -71,7 +73,6 @@ chaos() {
 whole() {
 	local flannel weft
 	step "The reference cnitool, alone and chained with tuning and portmap"
-	need_build
 	run env CNITOOL="$BIN/cnitool" CNI_PLUGINS="$BIN/cni" \
 		cargo test --manifest-path "$ROOT/Cargo.toml" --locked -p weft-tests --test cnitool reference_cnitool
 	if [ -z "$QUICK" ]; then

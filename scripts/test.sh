@@ -29,7 +29,7 @@ need_build
 PACKAGES=(iproute2=ip iperf3=iperf3 nftables=nft ethtool=ethtool iputils-ping=ping tcpdump=tcpdump tshark=tshark
 	python3=python3 python3-scapy=/usr/lib/python3/dist-packages/scapy/__init__.py podman=podman crun=crun
 	containernetworking-plugins=/usr/lib/cni/bridge conntrack=conntrack busybox-static=busybox jq=jq
-	valgrind=valgrind procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl)
+	valgrind=valgrind procps=sysctl netcat-openbsd=nc.openbsd systemd=systemd-analyze iptables=iptables curl=curl strace=strace)
 if [ -z "$QUICK" ] && is_root; then
 	need "${PACKAGES[@]}"
 elif [ -z "$QUICK" ]; then

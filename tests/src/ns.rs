@@ -45,6 +45,17 @@ impl Namespace {
         output(self.command(program, args))
     }
 
+    /// Waits until it has no interface of this name: the switch answers before the kernel is done with a device.
+    ///
+    /// # Errors
+    /// It still has one after five seconds.
+    pub fn loses(&self, interface: &str) -> Result<()> {
+        crate::eventually(5, || {
+            crate::ensure!(self.sh(&format!("ip link show {interface}")).is_err(), "{interface} is there");
+            Ok(())
+        })
+    }
+
     /// Runs a shell line in it; its standard output.
     pub fn sh(&self, line: &str) -> Result<String> {
         self.run("sh", &["-ec", line])

@@ -65,9 +65,9 @@ fn bridges_and_ports() {
         refused(node, "del-port lan none", "none")?;
         accepted(node, "--if-exists del-port lan none")?;
         accepted(node, "del-port lan web")?;
-        ensure!(a.sh("ip link show eth0").is_err(), "del-port left the device");
+        a.loses("eth0").context("del-port left the device")?;
         accepted(node, "del-br lan")?;
-        ensure!(b.sh("ip link show eth0").is_err(), "del-br left a device");
+        b.loses("eth0").context("del-br left a device")?;
         refused(node, "del-br lan", "lan")?;
         accepted(node, "--if-exists del-br lan")?;
         Ok(())
@@ -90,7 +90,7 @@ fn transactions_are_all_or_nothing() {
             "nobridge",
         )?;
         ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
-        ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");
+        a.loses("eth0").context("half a transaction left a device")?;
         // the kernel refuses the second device: the first goes too
         let second = format!("add-port t2 p2 netns=/run/netns/{}", a.name());
         refused(
@@ -99,7 +99,7 @@ fn transactions_are_all_or_nothing() {
             &format!("`{second}`: port p2: interface eth0"),
         )?;
         ensure!(accepted(node, "list-br")? == "br0", "half a transaction stayed");
-        ensure!(a.sh("ip link show eth0").is_err(), "half a transaction left a device");
+        a.loses("eth0").context("half a transaction left a device")?;
         accepted(
             node,
             &format!("add-br t3 -- set bridge t3 ageing_seconds=60 -- add-port t3 p1 netns={}", a.name()),
@@ -158,11 +158,15 @@ fn a_pod_s_station_is_its_own() {
         let node = &lab.nodes[0];
         let (a, b) = (node.pod("a")?, node.pod("b")?);
         let mac = a.result["interfaces"][0]["mac"].as_str().unwrap_or_default().to_owned();
-        let message = format!("station {mac} of port cni-");
+        let message = format!("MAC {mac} of port cni-");
         refused(node, &format!("fdb add br0 {mac} weft0"), &message)?;
         refused(node, &format!("fdb del br0 {mac}"), "belongs to cni; let its container runtime change it")?;
         refused(node, &format!("--if-exists fdb del br0 {mac}"), &message)?;
-        refused(node, &format!("neigh add br0 {} 02:00:00:00:77:01 weft0", a.ip()), "which belongs to cni")?;
+        refused(
+            node,
+            &format!("neigh add br0 {} 02:00:00:00:77:01 weft0", a.ip()),
+            "belongs to cni; let its container runtime",
+        )?;
         ping(&b.ns, &a.ip(), 3)?;
         // Another pod gets no MAC that was given away.
         accepted(node, "fdb add br0 02:00:00:00:77:01 weft0")?;
@@ -417,7 +421,7 @@ fn a_purge_leaves_the_host_as_it_was() {
         let mut purge = lab.nodes[0].weftd();
         purge.arg("--purge");
         weft_tests::ns::output(purge)?;
-        ensure!(pod.ns.sh("ip link show eth0").is_err(), "the pod's device was left");
+        pod.ns.loses("eth0").context("the pod's device was left")?;
         let after = dump(&lab.nodes[0].ns)?;
         let lines = |text: &str| {
             text.lines().map(str::trim).map(str::to_owned).collect::<std::collections::BTreeSet<_>>()

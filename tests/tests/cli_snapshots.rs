@@ -1,7 +1,7 @@
 //! What the command `weft` prints about a real node, whole: tables, trees, errors with their exit codes.
 
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure};
+use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, ensure};
 
 /// What lines print and how they end, each below its own.
 fn shown(node: &Node, lines: &[&str]) -> Result<String> {
@@ -203,7 +203,7 @@ fn errors_and_exit_codes() {
                 ]
             )?
         );
-        ensure!(db.sh("ip link show eth1").is_err(), "half a transaction left a device");
+        db.loses("eth1").context("half a transaction left a device")?;
         Ok(())
     });
 }

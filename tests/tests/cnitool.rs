@@ -45,7 +45,7 @@ fn every_version_by_hand() {
             if version == "1.1.0" {
                 cni().status()?;
                 cni().gc(&[&witness.id])?;
-                ensure!(ns.sh("ip link show eth0").is_err(), "GC kept an attachment that is not valid");
+                ns.loses("eth0").context("GC kept an attachment that is not valid")?;
                 ping(&witness.ns, "10.244.1.1", 1)?;
                 gc_without_a_list(node, &witness)?;
             } else {
@@ -53,7 +53,7 @@ fn every_version_by_hand() {
             }
             cni().del(ns.name(), &ns.path())?;
             cni().del(ns.name(), &ns.path())?;
-            ensure!(ns.sh("ip link show eth0").is_err(), "DEL left the device");
+            ns.loses("eth0").context("DEL left the device")?;
         }
         Ok(())
     });
@@ -195,7 +195,7 @@ fn chained_by_hand() {
                     call("DEL", plugin, &result)?;
                 }
             }
-            ensure!(ns.sh("ip link show eth0").is_err(), "DEL left the device");
+            ns.loses("eth0").context("DEL left the device")?;
             let (after, address) = (rules()?, own["ips"][0]["address"].as_str().unwrap_or_default());
             let address = address.split('/').next().unwrap_or_default();
             ensure!(!after.contains(address) && !after.contains("8080"), "rules were left: {after}");
@@ -246,7 +246,7 @@ fn reference_cnitool() {
                     call("add")?;
                     // cnitool names nothing: libcni sends a DEL for each attachment that it knows, then a GC without a list.
                     call("gc")?;
-                    ensure!(ns.sh("ip link show eth0").is_err(), "GC left the device");
+                    ns.loses("eth0").context("GC left the device")?;
                     ping(&witness.ns, "10.244.1.1", 2)?;
                 }
             }

@@ -128,7 +128,7 @@ fn the_shipped_configuration_names_every_key() {
 
 /// It is copied onto hosts of any distribution, and started for every pod.
 #[test]
-fn the_plugin_is_static_small_and_fast() {
+fn the_plugin_is_static_small_and_has_one_thread() {
     as_root(|| {
         if std::env::var_os("WEFT_BIN_DIR").is_none() {
             println!("skipped: without WEFT_BIN_DIR the plugin is not built as scripts/build.sh does it");
@@ -141,20 +141,9 @@ fn the_plugin_is_static_small_and_fast() {
         ensure!(!linked.contains("=>"), "{linked}");
         let config = r#"{"cniVersion":"1.1.0","name":"weft","type":"weft-cni"}"#;
         let line = format!("echo '{config}' | CNI_COMMAND=VERSION strace -f -o /dev/stdout {plugin}");
-        // Without strace its threads are not counted.
-        if weft_tests::ns::run("sh", &["-c", "command -v strace"]).is_ok() {
-            let calls = weft_tests::ns::run("sh", &["-c", &line])?;
-            ensure!(!calls.contains("clone"), "it starts threads: {calls}");
-        }
-        let start = std::time::Instant::now();
-        for _ in 0..20 {
-            let said = weft_tests::ns::run(
-                "sh",
-                &["-c", &format!("echo '{config}' | CNI_COMMAND=VERSION {plugin}")],
-            )?;
-            ensure!(said.contains("\"1.1.0\""), "{said}");
-        }
-        ensure!(start.elapsed().as_secs() < 2, "20 calls took {:?}", start.elapsed());
+        let calls = weft_tests::ns::run("sh", &["-c", &line])?;
+        ensure!(calls.contains("execve") && calls.contains("\\\"1.1.0\\\""), "{calls}");
+        ensure!(!calls.contains("clone"), "it starts threads: {calls}");
         Ok(())
     });
 }

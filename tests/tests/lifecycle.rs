@@ -132,7 +132,11 @@ fn plugin_killed_at_random_moments() {
         // How long a call takes to which nothing happens: machines differ, and one is not always as busy.
         let mut whole = timed_add(&Namespace::new("k")?)?;
         let (mut interrupted, mut answered) = (0, 0);
-        for round in 0..60 {
+        // Both have to happen often; on a busy machine that takes more rounds.
+        for round in 0..300 {
+            if round >= 60 && interrupted >= 5 && answered >= 5 {
+                break;
+            }
             let ns = Namespace::new("k")?;
             node.probe(ns.name())?;
             let mut child = node.cni().start("ADD", ns.name(), &ns.path(), json!({}))?;
@@ -262,7 +266,7 @@ fn a_lost_port_keeps_its_address_until_del_or_gc() {
             let refused = named().add(next.name(), &next.path()).map_err(|error| error.to_string());
             let in_use = format!("11: \"address {address} is in use by port ");
             ensure!(refused.as_ref().is_err_and(|error| error.starts_with(&in_use)), "{refused:?}");
-            ensure!(next.sh("ip link show eth0").is_err(), "a refused ADD left a device");
+            next.loses("eth0").context("a refused ADD left a device")?;
             if by_gc {
                 named().gc(&[&other.id])?;
             } else {

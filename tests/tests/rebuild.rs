@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use weft_tests::traffic::ping;
-use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
+use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
 
 /// Cuts a file short, or writes over all but its first page.
 fn damage(path: &Path, cut: bool) -> Result<()> {
@@ -88,12 +88,12 @@ fn pods_go_on_with_a_damaged_store() {
         node.cni().check(&a.id, &a.ns.path(), &a.result)?;
         node.cni().version("1.1.0").gc(&[&a.id, &d.id])?;
         eventually(5, || {
-            ensure!(c.ns.sh("ip link show eth0").is_err(), "GC left the device");
+            c.ns.loses("eth0").context("GC left the device")?;
             Ok(())
         })?;
         node.cni().check(&a.id, &a.ns.path(), &a.result)?;
         node.cni().del(&a.id, &a.ns.path())?;
-        ensure!(a.ns.sh("ip link show eth0").is_err(), "DEL left the device");
+        a.ns.loses("eth0").context("DEL left the device")?;
         let status = node.weft_json(&["status"])?;
         ensure!(status["pools"][0]["used"] == 1, "{status}");
         // Copies go with what they copy.

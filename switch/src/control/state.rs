@@ -467,7 +467,10 @@ impl State {
             None => format!("port {bridge} {name}"),
         };
         let is_free = |mac: &MacAddr| {
-            let of_port = |port: &Arc<PortRecord>| port.spec.bridge == *bridge && port.spec.mac == Some(*mac);
+            let of_port = |port: &Arc<PortRecord>| {
+                let spec = &port.spec;
+                spec.bridge == *bridge && spec.mac == Some(*mac) && spec.name != *name
+            };
             let mut vlans = record.vlans();
             self.router_mac(bridge) != Some(*mac)
                 && !self.ports.values().any(of_port)

@@ -10,6 +10,7 @@ mod port;
 /// `set bridge` and `set port`.
 mod set;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -205,7 +206,7 @@ fn add_fdb(state: &mut State, key: (String, Option<VlanId>, MacAddr), entry: Sta
         return Err(invalid(format!("{} is no station's MAC", key.2)));
     }
     if let Some(own) = state.port_of_station(&key.0, (key.1, key.2)) {
-        return Err(own_station(key.2, own));
+        return Err(of_port("MAC", &key.2, "mac", &own.spec));
     }
     if state.router_mac(&key.0) == Some(key.2) {
         return Err(conflict(format!("{} is the MAC of the router of bridge {}", key.2, key.0)));
@@ -251,7 +252,7 @@ fn del_fdb(draft: &mut Draft, key: (String, Option<VlanId>, MacAddr), if_exists:
     }
     let (bridge, vlan, mac) = key;
     if let Some(own) = draft.state.port_of_station(&bridge, (vlan, mac)) {
-        return Err(own_station(mac, own));
+        return Err(of_port("MAC", &mac, "mac", &own.spec));
     }
     if !(draft.is_learned)(&bridge, vlan, mac) {
         return missing(if_exists, not_found(format!("{mac} is not in the FDB of {bridge}")));
@@ -329,8 +330,7 @@ fn add_neighbour(state: &mut State, key: (String, IpAddr), entry: StaticNeighbou
         return Err(invalid(format!("{} is no station's MAC", entry.mac)));
     }
     if let Some(port) = port::holder(state, &key.0, key.1) {
-        let PortSpec { name, owner, .. } = port;
-        return Err(conflict(format!("{} is the address of port {name}, which belongs to {owner}", key.1)));
+        return Err(of_port("address", &key.1, "ip", port));
     }
     if state.bridges[&key.0].gateways.iter().any(|gateway| gateway.addr() == key.1) {
         return Err(conflict(format!("{} is a gateway address of {}", key.1, key.0)));
@@ -357,10 +357,7 @@ fn del_neighbour(state: &mut State, key: (String, IpAddr), if_exists: bool) -> R
             Ok(Outcome::Done)
         }
         None => match port::holder(state, &key.0, key.1) {
-            Some(PortSpec { name, owner, .. }) => Err(conflict(format!(
-                "{} is the address of port {name}, which belongs to {owner}; change its ips",
-                key.1
-            ))),
+            Some(port) => Err(of_port("address", &key.1, "ip", port)),
             None => missing(if_exists, not_found(format!("bridge {} has no neighbour {}", key.0, key.1))),
         },
     }
@@ -424,12 +421,14 @@ fn owned(what: &str, name: &str, owner: Owner) -> ApiError {
     ApiError::new(Code::Owned, format!("{what} {name} belongs to {owner}; {how}"))
 }
 
-/// The station is a port's own: it goes with the port, and is changed with it.
-fn own_station(mac: MacAddr, port: &PortRecord) -> ApiError {
-    let PortSpec { name, owner, .. } = &port.spec;
+/// A MAC or an address that is a port's own: it goes with the port, and is changed with it, by its setting `key`.
+fn of_port(what: &str, value: &dyn fmt::Display, key: &str, port: &PortSpec) -> ApiError {
+    let PortSpec { name, owner, .. } = port;
     match owner {
-        Owner::Cli => conflict(format!("{mac} is the MAC of port {name}, which belongs to cli")),
-        _ => owned("station", &format!("{mac} of port {name}"), *owner),
+        Owner::Cli => conflict(format!(
+            "{value} is the {what} of port {name}; change it with `weft set port {name} {key}=`"
+        )),
+        _ => owned(what, &format!("{value} of port {name}"), *owner),
     }
 }
 

@@ -37,8 +37,8 @@ pub struct DataplaneConfig {
     /// Worker threads. One is enough for a few cores: ports are spread over workers, each of which spins.
     pub workers: usize,
     /// How long a worker looks for more after its last frame before it sleeps, in microseconds, 0 to [`MAX_SPIN_US`].
-    /// Less than 50 but not 0 costs more than it gives. While bulk passes the spin is 20 at most, for workers that nobody
-    /// crowds.
+    /// Less than 50 but not 0 costs more than it gives. While bulk passes it is 60 at most, and none for workers that
+    /// have to wait for their CPU.
     pub spin_us: u32,
     /// Entries of each worker's flow cache.
     pub cache_entries: usize,
@@ -394,7 +394,7 @@ impl Dataplane {
         self.workers.iter().map(look).collect()
     }
 
-    /// Tells a worker whether it may look on for more while bulk passes, because others hardly want its CPU.
+    /// Tells a worker whether it may look on for more while bulk passes, because it hardly waits for its CPU.
     pub fn set_may_spin(&self, worker: usize, may: bool) {
         if let Some(worker) = self.workers.get(worker) {
             // Relaxed: it may see it a while later.

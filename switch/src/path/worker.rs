@@ -5,9 +5,9 @@
 //! source has its turn, then one busy source, then the kernel is asked who else is ready: a quiet port waits for one
 //! batch of a busy one, however many are busy, and a busy one for one batch of each quiet one. A port whose frames are
 //! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*, if others are at work. With
-//! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40 microseconds
-//! or more); while bulk frames pass only shortly, and only where nobody else wants the CPU (control looks at that): then
-//! others have better use for the time. Then it sleeps without a timeout: an idle switch does nothing.
+//! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40
+//! microseconds or more); while bulk frames pass only shortly, only if it hardly waits for its CPU (control looks at
+//! that), and others go first. Then it sleeps without a timeout: an idle switch does nothing.
 //!
 //! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 
@@ -43,7 +43,7 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 
 /// Frames longer than this are bulk.
 const BULK_FRAME: usize = 4096;
-/// For this long after a bulk frame the spin is the one below, or none if others often want the CPU.
+/// For this long after a bulk frame the spin is the one below, or none if the worker waits much for its CPU.
 const BULK_NS: u64 = 1_000_000;
 /// The spin while bulk passes. It spares the sender most wake-ups: more than a superframe's time, and others go first.
 const BULK_SPIN_NS: u64 = 60_000;
@@ -400,7 +400,7 @@ impl Worker {
         }
     }
 
-    /// True while it is worth looking on for more instead of going to sleep.
+    /// True while it is worth looking on for more instead of going to sleep. While bulk passes others go first.
     #[inline]
     fn spins(&mut self) -> bool {
         if self.spin_ns == 0 {

@@ -113,7 +113,11 @@ fn text(entries: &[FdbEntry]) -> String {
                 entry.mac.to_string(),
                 entry.port.clone(),
                 render::or_dash(entry.remote),
-                entry.owner.map_or_else(|| "learned".to_owned(), |owner| owner.to_string()),
+                match entry.owner {
+                    None if !entry.is_static => "learned".to_owned(),
+                    // A daemon of an earlier version does not say whose.
+                    owner => render::or_dash(owner),
+                },
                 if entry.is_static { "static".to_owned() } else { render::span(entry.age_seconds) },
             ]
         }),

@@ -5,7 +5,7 @@
 //! - A client that is gone before its reply is written, or without having read it, takes its ADD back: the runtime
 //!   killed the plugin and may never send a DEL.
 //! - Descriptors that came with a request are owned here at once and closed when its task ends, whatever happens.
-//! - Only root is served. A request has 1 MiB and 30 seconds at most; more than [`MAX_CLIENTS`] wait outside.
+//! - Only root is served; others are told so. A request has 1 MiB and 30 seconds at most; more than [`MAX_CLIENTS`] wait outside.
 
 /// CHECK: a look into the namespace.
 mod check;
@@ -38,6 +38,10 @@ pub const MAX_CLIENTS: usize = 256;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to read its reply and go, before it is left alone.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clients of other users that are told so at once: they hold none of root's slots.
+const MAX_STRANGERS: usize = 8;
+/// How long such a client is listened to.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often DELs that were left on disk are looked for: a running daemon may have refused one, too.
@@ -104,6 +108,7 @@ impl Server {
 
     async fn serve_all(&self, mut gate: Gate) {
         let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
         loop {
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -114,6 +119,16 @@ impl Server {
                 accepted = self.accept() => accepted,
             };
             match accepted {
+                Ok(connection) if !is_root(&connection) => {
+                    // Beyond those it is closed without a word.
+                    if let Ok(slot) = Arc::clone(&strangers).try_acquire_owned() {
+                        tokio::spawn(async move {
+                            // It may have gone.
+                            let _ = refuse(connection).await;
+                            drop(slot);
+                        });
+                    }
+                }
                 Ok(connection) => {
                     let (handle, queue, gate) = (self.handle.clone(), self.queue.clone(), gate.clone());
                     tokio::spawn(async move {
@@ -189,17 +204,25 @@ fn watched<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> 
     AsyncFd::with_interest(socket, interest)
 }
 
-/// One client from request to good-bye.
+fn is_root(connection: &Connection) -> bool {
+    connection.peer_cred().is_ok_and(|peer| peer.uid == 0)
+}
+
+/// Tells a client that it is not root.
+async fn refuse(connection: Connection) -> io::Result<()> {
+    let connection = watched(connection, Interest::READABLE | Interest::WRITABLE)?;
+    let message =
+        format!("only root may use this socket, not user {}", connection.get_ref().peer_cred()?.uid);
+    reply(&connection, &Reply::Error(CniError::new(code::INVALID_ENVIRONMENT, message))).await?;
+    // Read and dropped: a socket that closes with a request unread takes the reply from the client, too.
+    let request = connection.async_io(Interest::READABLE, |socket| socket.recv(&mut [0; 1]));
+    let _ = tokio::time::timeout(STRANGER_TIMEOUT, request).await;
+    Ok(())
+}
+
+/// One client of root's from request to good-bye.
 async fn serve(connection: Connection, handle: &Handle, queue: &Path, gate: &Gate) -> io::Result<()> {
     let connection = watched(connection, Interest::READABLE | Interest::WRITABLE)?;
-    let peer = connection.get_ref().peer_cred()?;
-    if peer.uid != 0 {
-        // Read and dropped: a socket that closes with a request unread takes the reply from the client, too.
-        let request = connection.async_io(Interest::READABLE, |socket| socket.recv(&mut [0; 1]));
-        let _ = tokio::time::timeout(READ_TIMEOUT, request).await;
-        let message = format!("only root may use this socket, not user {}", peer.uid);
-        return reply(&connection, &Reply::Error(CniError::new(code::INVALID_ENVIRONMENT, message))).await;
-    }
     let received = tokio::time::timeout(REQUEST_TIMEOUT, receive(&connection)).await;
     let (request, pod) = match received.map_err(|_| io::ErrorKind::TimedOut)?? {
         Ok(request) => request,

@@ -4,12 +4,11 @@
 const TRIAL_NS: u64 = 1_000_000_000;
 /// The trial doubles with each move, up to this long.
 const LONGEST_TRIAL_NS: u64 = 64_000_000_000;
-/// Who waits for less than this share of the time, in thousandths, has its CPU for itself, and so do others that run for
-/// less than that beside it.
-const CROWDED: u64 = 150;
-/// Who waits for less than this share may spin. A receiver beside the worker takes 16 % from it; two nodes' workers on one CPU
-/// take 28 to 36 % from each other, and there sleep is better.
+/// A worker that waits for less than this share of the time, in thousandths, may spin, and stays. A receiver beside it takes
+/// 16 % from it; two nodes' workers on one CPU take 28 to 36 % from each other, and there sleep is better.
 const SHARED: u64 = 250;
+/// Others that run for less than this share of the time beside a worker do not want its CPU, in thousandths.
+const CROWDED: u64 = 150;
 /// Others are given their CPU back for one that idles by this much more, in thousandths.
 const ROOM: u64 = 200;
 
@@ -18,6 +17,8 @@ const ROOM: u64 = 200;
 pub(super) struct Seat {
     pub(super) cpu: usize,
     since: Account,
+    /// When the worker's waiting was last looked at, and how long it had waited by then, in nanoseconds.
+    looked: (u64, u64),
     trial: u64,
 }
 
@@ -40,12 +41,13 @@ impl Seat {
         let count = now.idle.len();
         let mut spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
         let cpu = spread.clone().find(|cpu| !taken.contains(cpu)).or_else(|| spread.next())?;
-        Some(Seat { cpu, since: now, trial: TRIAL_NS })
+        Some(Seat { cpu, looked: (now.at, now.waited), since: now, trial: TRIAL_NS })
     }
 
-    /// True when the worker waits so little that it may spin.
-    pub(super) fn may_spin(&self, now: &Account) -> bool {
-        self.share(now.waited, self.since.waited, now) < SHARED
+    /// True when the worker has waited so little since this was last asked that it may spin.
+    pub(super) fn may_spin(&mut self, now: &Account) -> bool {
+        let (at, waited) = std::mem::replace(&mut self.looked, (now.at, now.waited));
+        share(now.waited.saturating_sub(waited), now.at.saturating_sub(at)) < SHARED
     }
 
     /// True when it is time to judge.
@@ -73,7 +75,7 @@ impl Seat {
         let goes = match beside {
             None => true,
             Some(_) if !is_free => false,
-            Some(_) if waits >= CROWDED && idle * 5 >= waits * 4 => true,
+            Some(_) if waits >= SHARED && idle * 5 >= waits * 4 => true,
             Some(beside) => beside >= CROWDED && idle >= beside + ROOM,
         };
         self.since = now;
@@ -84,9 +86,13 @@ impl Seat {
 
     /// What passed between two readings, in thousandths of the time since the last decision.
     fn share(&self, now: u64, then: u64, at: &Account) -> u64 {
-        let span = at.at.saturating_sub(self.since.at).max(1);
-        (now.saturating_sub(then).min(span) * 1000) / span
+        share(now.saturating_sub(then), at.at.saturating_sub(self.since.at))
     }
+}
+
+/// A part of a time, in thousandths.
+fn share(part: u64, whole: u64) -> u64 {
+    part.min(whole) * 1000 / whole.max(1)
 }
 
 #[cfg(test)]
@@ -125,7 +131,7 @@ mod tests {
     fn who_waits_moves_to_a_cpu_that_idles() {
         assert_eq!(after((500, 500), [0, 900, 950], &[0, 2]), 1, "2 is another worker's");
         assert_eq!(after((500, 500), [0, 900, 950], &[0]), 2);
-        assert_eq!(after((800, 100), [150, 900, 900], &[0]), 0, "it hardly waits");
+        assert_eq!(after((700, 200), [200, 900, 900], &[0]), 0, "it only lets a receiver go first");
         assert_eq!(after((500, 400), [0, 200, 300], &[0]), 0, "there it would wait, too");
     }
 
@@ -134,6 +140,14 @@ mod tests {
         assert_eq!(after((300, 50), [0, 950, 900], &[0]), 1);
         assert_eq!(after((300, 50), [0, 700, 800], &[0]), 0, "no room for as much");
         assert_eq!(after((300, 50), [600, 950, 900], &[0]), 0, "nobody else wants it");
+    }
+
+    #[test]
+    fn who_has_to_wait_stops_to_spin_however_long_it_did_not() {
+        let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0)]), &[]).expect("there is a CPU");
+        for (at, waited, spins) in [(50_000, 0, true), (50_250, 100, false), (50_500, 160, true)] {
+            assert_eq!(seat.may_spin(&account(at, (0, waited), &[])), spins, "after {at} ms");
+        }
     }
 
     #[test]

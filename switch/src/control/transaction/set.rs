@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weft_api::{Outcome, Owner};
 
-use super::{Result, check_bridge, check_port, invalid, no_bridge, no_port, owned};
+use super::{Result, check_bridge, check_port, conflict, invalid, no_bridge, no_port, owned};
 use crate::control::state::State;
 
 /// Keys of a bridge.
@@ -38,6 +38,12 @@ pub(super) fn bridge(state: &mut State, name: &str, key: &str, value: &str) -> R
     state.bridges.insert(name.to_owned(), Arc::new(spec));
     state.follow_mtu();
     if matches!(key, "gateways" | "mac") {
+        let router = state.router_mac(name);
+        if state.statics.keys().any(|(bridge, _, mac)| bridge == name && Some(*mac) == router) {
+            return Err(conflict(format!(
+                "the router's MAC would be that of a static station of {name}; delete it first"
+            )));
+        }
         let ports: Vec<_> = state.ports.values().filter(|port| port.spec.bridge == name).cloned().collect();
         for port in ports {
             check_port(state, &port.spec.name)?;

@@ -130,7 +130,7 @@ fn errors_name_code_command_and_reason() {
         (r#"{"do":"del-route","bridge":"br1","dst":"10.5.0.0/16"}"#.into(), Code::NotFound, "no route"),
         (r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"no"}"#.into(), Code::NotFound, "no port named no"),
         (r#"{"do":"del-fdb","bridge":"br1","mac":"02:00:00:00:00:09"}"#.into(), Code::NotFound, "not in the FDB"),
-        (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "address of port web, which belongs to cli"),
+        (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "10.9.0.2 is the address of port web; change it with `weft set port web ip=`"),
     ] {
         let mut draft = draft();
         let (found, index, text) = run(&mut draft, &format!("{BR1},{WEB},{command}")).expect_err(&command);
@@ -188,8 +188,8 @@ fn a_port_s_own_station_goes_with_the_port() {
     };
     let (web, pod, node, router) =
         ("02:00:00:00:00:05", "02:00:00:00:00:06", &*node.to_string(), &*router.to_string());
-    let of_web = "02:00:00:00:00:05 is the MAC of port web, which belongs to cli";
-    let of_pod = "station 02:00:00:00:00:06 of port pod belongs to cni; let its container runtime change it";
+    let of_web = "02:00:00:00:00:05 is the MAC of port web; change it with `weft set port web mac=`";
+    let of_pod = "MAC 02:00:00:00:00:06 of port pod belongs to cni; let its container runtime change it";
     for (command, code, message) in [
         (add("br0", pod, "weft0", "null"), Code::Owned, of_pod),
         (add("br0", pod, "pod", "null"), Code::Owned, of_pod),
@@ -216,6 +216,16 @@ fn a_port_s_own_station_goes_with_the_port() {
         (code, text.as_str()),
         (Code::Conflict, "02:00:00:00:00:05 is a static station behind port web; delete it first")
     );
+}
+
+#[test]
+fn the_router_takes_no_static_station() {
+    let mut draft = draft();
+    let fdb = r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:07","port":"web"}"#;
+    run(&mut draft, &format!("{BR1},{WEB},{fdb}")).unwrap();
+    let set = r#"{"do":"set-bridge","name":"br1","key":"mac","value":"02:00:00:00:00:07"}"#;
+    let (code, _, text) = run(&mut draft, set).unwrap_err();
+    assert_eq!((code, text.contains("static station of br1")), (Code::Conflict, true), "{text}");
 }
 
 #[test]
@@ -248,6 +258,9 @@ fn a_port_that_asks_for_no_mac_gets_one_that_no_other_station_has() {
     draft.state.remove_port("web", 0);
     run(&mut draft, WEB).unwrap();
     assert_eq!(mac_of(&draft), first, "the same every time");
+    let set = |mac: &str| format!(r#"{{"do":"set-port","name":"web","key":"mac","value":"{mac}"}}"#);
+    run(&mut draft, &[set("02:00:00:00:00:55"), set("")].join(",")).unwrap();
+    assert_eq!(mac_of(&draft), first, "its own is no other's");
 }
 
 #[test]
