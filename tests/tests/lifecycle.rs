@@ -345,15 +345,20 @@ fn a_hundred_idle_ports_cost_nothing() {
         let schedstat = || -> Result<u64> {
             let mut total = 0;
             for task in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
-                let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+                // A helper thread may end meanwhile.
+                let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
                 total += text.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
             }
             Ok(total)
         };
-        let start = schedstat()?;
-        std::thread::sleep(Duration::from_secs(5));
-        let share = (schedstat()? - start) as f64 / 5e9;
-        ensure!(share < 0.01, "an idle daemon with 100 ports used {:.2} % of a core", share * 100.0);
+        // The pods' own kernels still announce themselves for a while, longer on a busy machine.
+        eventually(60, || {
+            let start = schedstat()?;
+            std::thread::sleep(Duration::from_secs(5));
+            let share = schedstat()?.saturating_sub(start) as f64 / 5e9;
+            ensure!(share < 0.01, "an idle daemon with 100 ports used {:.2} % of a core", share * 100.0);
+            Ok(())
+        })?;
         drop(pods);
         Ok(())
     });
