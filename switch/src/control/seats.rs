@@ -111,8 +111,8 @@ impl Seats {
         let taken: Vec<usize> =
             self.guests.iter().filter_map(|guest| Some(guest.seat.as_ref()?.cpu)).collect();
         let (ran, waited) = thread::ran_and_waited_ns(thread)?;
-        let now = Account { at: monotonic_ns(), ran, waited, idle: Vec::new() };
         let guest = &mut self.guests[worker];
+        let now = Account { at: monotonic_ns(), ran, waited, bulk: guest.bulk, idle: Vec::new() };
         match &mut guest.seat {
             Some(seat) => {
                 self.dataplane.set_may_spin(worker, seat.may_spin(&now));

@@ -37,7 +37,7 @@ pub struct DataplaneConfig {
     /// Worker threads. One is enough for a few cores: ports are spread over workers, each of which spins.
     pub workers: usize,
     /// How long a worker looks for more after its last frame before it sleeps, in microseconds, 0 to [`MAX_SPIN_US`].
-    /// Less than 50 but not 0 costs more than it gives. While bulk passes it is 60 at most, and none for workers that
+    /// Less than 50 but not 0 costs more than it gives. While bulk passes it is 20 at most, and none for workers that
     /// have to wait for their CPU.
     pub spin_us: u32,
     /// Entries of each worker's flow cache.

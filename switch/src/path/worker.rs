@@ -45,8 +45,8 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 const BULK_FRAME: usize = 4096;
 /// For this long after a bulk frame the spin is the one below, or none if the worker waits much for its CPU.
 const BULK_NS: u64 = 1_000_000;
-/// The spin while bulk passes. It spares the sender most wake-ups: more than a superframe's time, and others go first.
-const BULK_SPIN_NS: u64 = 60_000;
+/// The spin while bulk passes. It spares the sender most wake-ups: about a superframe's time, and others go first.
+const BULK_SPIN_NS: u64 = 20_000;
 /// Bulk that comes after this long without is told to control, which looks on for longer than that after the last one.
 const BULK_PAUSE_NS: u64 = 500_000_000;
 /// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.

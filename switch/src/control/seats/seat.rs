@@ -1,7 +1,11 @@
 //! Which CPU a worker gets, from the kernel's accounts alone.
 
 /// A worker moves at the earliest after this long, in nanoseconds: first a seat must show what it is worth.
-const TRIAL_NS: u64 = 1_000_000_000;
+const TRIAL_NS: u64 = 2_000_000_000;
+/// So long after a move it is looked whether as much bulk passes as before, in nanoseconds. If not, the worker moves back.
+const PROBATION_NS: u64 = 450_000_000;
+/// As much, in thousandths of what passed before.
+const AS_MUCH: u64 = 900;
 /// The trial doubles with each move, up to this long.
 const LONGEST_TRIAL_NS: u64 = 64_000_000_000;
 /// A worker that waits for less than this share of the time, in thousandths, may spin, and stays. A receiver beside it takes
@@ -20,6 +24,16 @@ pub(super) struct Seat {
     /// When the worker's waiting was last looked at, and how long it had waited by then, in nanoseconds.
     looked: (u64, u64),
     trial: u64,
+    /// After a move, until that is judged.
+    moved: Option<Moved>,
+}
+
+/// What a seat was worth that a worker left.
+#[derive(Clone, Debug)]
+struct Moved {
+    cpu: usize,
+    /// Bulk frames in a second.
+    rate: u64,
 }
 
 /// The kernel's account at one time, all in nanoseconds.
@@ -30,6 +44,8 @@ pub(super) struct Account {
     pub(super) ran: u64,
     /// How long it has waited for a CPU.
     pub(super) waited: u64,
+    /// How many bulk frames it has had: the one that is no time.
+    pub(super) bulk: u64,
     /// How long each CPU that it may have has idled.
     pub(super) idle: Vec<(usize, u64)>,
 }
@@ -41,7 +57,7 @@ impl Seat {
         let count = now.idle.len();
         let mut spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
         let cpu = spread.clone().find(|cpu| !taken.contains(cpu)).or_else(|| spread.next())?;
-        Some(Seat { cpu, looked: (now.at, now.waited), since: now, trial: TRIAL_NS })
+        Some(Seat { cpu, looked: (now.at, now.waited), since: now, trial: TRIAL_NS, moved: None })
     }
 
     /// True when the worker has waited so little since this was last asked that it may spin.
@@ -52,12 +68,21 @@ impl Seat {
 
     /// True when it is time to judge.
     pub(super) fn is_due(&self, now: &Account) -> bool {
-        now.at.saturating_sub(self.since.at) >= self.trial
+        let trial = if self.moved.is_some() { PROBATION_NS } else { self.trial };
+        now.at.saturating_sub(self.since.at) >= trial
     }
 
     /// Moves to another CPU if this one is no longer allowed, or if the worker waits here and others idle about as long,
-    /// or if others want this one and there is room for the worker elsewhere.
+    /// or if others want this one and there is room for the worker elsewhere. Moves back if less passes there.
     pub(super) fn judge(&mut self, now: Account, taken: &[usize]) {
+        let rate = self.rate(&now);
+        if let Some(before) = self.moved.take()
+            && rate * 1000 < before.rate * AS_MUCH
+            && now.idle.iter().any(|(cpu, _)| *cpu == before.cpu)
+        {
+            (self.cpu, self.since) = (before.cpu, now);
+            return;
+        }
         let idles = |(cpu, idle): (usize, u64)| {
             let before = self.since.idle.iter().find(|(known, _)| *known == cpu);
             before.map_or(0, |(_, before)| self.share(idle, *before, &now))
@@ -80,8 +105,16 @@ impl Seat {
         };
         self.since = now;
         if goes {
+            self.moved = Some(Moved { cpu: self.cpu, rate });
             (self.cpu, self.trial) = (cpu, (self.trial * 2).min(LONGEST_TRIAL_NS));
         }
+    }
+
+    /// Bulk frames in a second, since the last decision.
+    fn rate(&self, now: &Account) -> u64 {
+        let span = now.at.saturating_sub(self.since.at).max(1);
+        let frames = u128::from(now.bulk.saturating_sub(self.since.bulk)) * 1_000_000_000;
+        u64::try_from(frames / u128::from(span)).unwrap_or(u64::MAX / 1000)
     }
 
     /// What passed between two readings, in thousandths of the time since the last decision.
@@ -103,7 +136,7 @@ mod tests {
     fn account(at: u64, (ran, waited): (u64, u64), idle: &[(usize, u64)]) -> Account {
         let ns = |milliseconds: u64| milliseconds * 1_000_000;
         let idle = idle.iter().map(|(cpu, idle)| (*cpu, ns(*idle))).collect();
-        Account { at: ns(at), ran: ns(ran), waited: ns(waited), idle }
+        Account { at: ns(at), ran: ns(ran), waited: ns(waited), bulk: 0, idle }
     }
 
     #[test]
@@ -150,13 +183,33 @@ mod tests {
         }
     }
 
+    /// A worker that has waited for two seconds on CPU 0 of two, and had so many bulk frames; it has moved.
+    fn moved(bulk: u64) -> Seat {
+        let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        assert!(!seat.is_due(&account(1999, (0, 0), &[])) && seat.is_due(&account(2000, (0, 0), &[])));
+        seat.judge(Account { bulk, ..account(2000, (0, 1900), &[(0, 0), (1, 1900)]) }, &[0]);
+        assert_eq!(seat.cpu, 1);
+        assert!(!seat.is_due(&account(2400, (0, 0), &[])) && seat.is_due(&account(2500, (0, 0), &[])));
+        seat
+    }
+
     #[test]
     fn seats_are_tried_longer_after_each_move() {
-        let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
-        assert!(!seat.is_due(&account(999, (0, 0), &[])) && seat.is_due(&account(1000, (0, 0), &[])));
-        seat.judge(account(1000, (0, 900), &[(0, 0), (1, 900)]), &[0]);
-        assert_eq!(seat.cpu, 1);
-        assert!(!seat.is_due(&account(2999, (0, 0), &[])) && seat.is_due(&account(3000, (0, 0), &[])));
+        let mut seat = moved(20_000);
+        seat.judge(Account { bulk: 24_600, ..account(2500, (0, 1900), &[(0, 0), (1, 1900)]) }, &[1]);
+        assert_eq!(seat.cpu, 1, "9,200 frames a second after 10,000");
+        assert!(!seat.is_due(&account(6499, (0, 0), &[])) && seat.is_due(&account(6500, (0, 0), &[])));
+    }
+
+    #[test]
+    fn who_finds_it_worse_elsewhere_comes_back_and_stays_longer() {
+        let mut seat = moved(20_000);
+        seat.judge(Account { bulk: 24_400, ..account(2500, (0, 1900), &[(0, 0), (1, 1900)]) }, &[1]);
+        assert_eq!(seat.cpu, 0, "8,800 frames a second after 10,000");
+        assert!(!seat.is_due(&account(6499, (0, 0), &[])) && seat.is_due(&account(6500, (0, 0), &[])));
+        let mut seat = moved(20_000);
+        seat.judge(account(2500, (0, 1900), &[(1, 1900), (2, 0)]), &[1]);
+        assert_eq!(seat.cpu, 1, "where it was it may not be any more");
     }
 
     #[test]
