@@ -6,8 +6,8 @@
 //! batch of a busy one, however many are busy, and a busy one for one batch of each quiet one. A port whose frames are
 //! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*, if others are at work. With
 //! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40
-//! microseconds or more); while bulk frames pass only shortly, only if it hardly waits for its CPU (control looks at
-//! that), and others go first. Then it sleeps without a timeout: an idle switch does nothing.
+//! microseconds or more); while bulk frames pass only shortly, and only if it hardly waits for its CPU (control looks
+//! at that). Others on its CPU go first. Then it sleeps without a timeout: an idle switch does nothing.
 //!
 //! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 
@@ -49,8 +49,8 @@ const BULK_NS: u64 = 1_000_000;
 const BULK_SPIN_NS: u64 = 20_000;
 /// Bulk that comes after this long without is told to control, which looks on for longer than that after the last one.
 const BULK_PAUSE_NS: u64 = 500_000_000;
-/// No spin for this long after a port had to rest: whoever makes so much noise takes a CPU, which others then lack.
-const REST_NS: u64 = 2_000_000;
+/// What the worker runs for at most when others want its CPU, and so how soon it runs when it wants theirs.
+const SLICE: Duration = Duration::from_micros(100);
 /// The forwarder's upkeep is due this often while the worker is awake.
 const TICK_NS: u64 = 1_000_000_000;
 /// While sources are busy, the kernel is asked for others this often. Less than a batch of small frames takes: then it
@@ -78,6 +78,8 @@ pub(super) fn run(
     confined: mpsc::Sender<io::Result<()>>,
 ) {
     let _abort = AbortOnPanic;
+    // Refused to who is not scheduled as others are, by an operator's hand: that is left as it is.
+    let _ = weft_sys::thread::set_slice(SLICE);
     // Nobody may be listening any more.
     let _ = confined.send(confine());
     drop(confined);
@@ -103,7 +105,6 @@ pub(super) fn run(
         now,
         last_work: now,
         last_bulk: 0,
-        last_rest: 0,
         last_quiet: 0,
         last_tick: now,
         last_poll: now,
@@ -146,7 +147,6 @@ struct Worker {
     now: u64,
     last_work: u64,
     last_bulk: u64,
-    last_rest: u64,
     /// When a source last had a turn without noise.
     last_quiet: u64,
     last_tick: u64,
@@ -313,7 +313,6 @@ impl Worker {
         if let Some(noise) = self.sources.noise(index) {
             if let Some(until) = noise.rests_until(self.now, self.last_quiet) {
                 self.resting.push((until, index));
-                self.last_rest = self.now;
                 return false;
             }
             most = noise.batch();
@@ -400,15 +399,15 @@ impl Worker {
         }
     }
 
-    /// True while it is worth looking on for more instead of going to sleep. While bulk passes others go first.
+    /// True while it is worth looking on for more instead of going to sleep. Others go first: whoever is to be answered,
+    /// or to answer, often sits on this CPU, too, and would wait until the spin ends.
     #[inline]
     fn spins(&mut self) -> bool {
         if self.spin_ns == 0 {
             return false;
         }
         self.now = monotonic_ns();
-        let bulk = self.now - self.last_bulk <= BULK_NS;
-        let spin_ns = if !bulk {
+        let spin_ns = if self.now - self.last_bulk > BULK_NS {
             self.spin_ns
         } else if self.post.may_spin.load(Ordering::Relaxed) {
             // Relaxed: see `Dataplane::set_may_spin`.
@@ -416,9 +415,8 @@ impl Worker {
         } else {
             0
         };
-        let spins = self.now - self.last_work < spin_ns && self.now - self.last_rest > REST_NS;
-        if spins && bulk {
-            // The receiver often sits here, too: without this it waits until the spin ends.
+        let spins = self.now - self.last_work < spin_ns;
+        if spins {
             sched_yield();
         }
         spins
