@@ -234,7 +234,7 @@ pub fn parse(frame: &[u8]) -> Result<Headers, Reason> {
         at += vlan::LEN;
     }
     let end = u32::try_from(frame.len()).map_err(|_| Reason::Runt)?;
-    let headers = Headers {
+    let mut headers = Headers {
         dst: ether.dst,
         src: ether.src,
         tci,
@@ -261,17 +261,19 @@ pub fn parse(frame: &[u8]) -> Result<Headers, Reason> {
         l4_end: end,
     };
     match ethertype {
-        eth::IPV4 => parse_v4(frame, headers),
-        eth::IPV6 => parse_v6(frame, headers),
+        eth::IPV4 => parse_v4(frame, &mut headers)?,
+        eth::IPV6 => parse_v6(frame, &mut headers)?,
         eth::ARP => match arp::Packet::of(&frame[at..]) {
-            Some(packet) if packet.is_valid() => Ok(Headers { l3: L3::Arp, ..headers }),
-            _ => Err(Reason::BadArp),
+            Some(packet) if packet.is_valid() => headers.l3 = L3::Arp,
+            _ => return Err(Reason::BadArp),
         },
-        _ => Ok(headers),
+        _ => {}
     }
+    Ok(headers)
 }
 
-fn parse_v4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
+#[inline]
+fn parse_v4(frame: &[u8], h: &mut Headers) -> Result<(), Reason> {
     let at = usize::from(h.l3_at);
     let packet = &frame[at..];
     let header = ipv4::Header::of(packet).ok_or(Reason::Runt)?;
@@ -282,7 +284,12 @@ fn parse_v4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     if total > packet.len() {
         return Err(Reason::Runt);
     }
-    if !Sum::of(&packet[..header_len]).is_valid() {
+    // Nearly all headers are of one length, for which the sum has no loop.
+    let sum = match packet.first_chunk::<{ ipv4::LEN }>() {
+        Some(plain) if header_len == ipv4::LEN => Sum::of(plain),
+        _ => Sum::of(&packet[..header_len]),
+    };
+    if !sum.is_valid() {
         return Err(Reason::BadIpv4);
     }
     h.l3 = L3::V4;
@@ -292,11 +299,11 @@ fn parse_v4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     h.dont_fragment = flags & ipv4::DF != 0;
     h.more_fragments = flags & ipv4::MF != 0;
     h.fragment_offset = header.fragment_offset();
-    set_extent(&mut h, at + header_len, at + total);
+    set_extent(h, at + header_len, at + total);
     h.source_routed = has_source_route(&packet[ipv4::LEN..header_len])?;
     if h.more_fragments || h.fragment_offset != 0 {
         h.fragment = if h.fragment_offset == 0 { Fragment::First } else { Fragment::Later };
-        check_fragment(&h, total - header_len, header_len)?;
+        check_fragment(h, total - header_len, header_len)?;
     }
     parse_l4(frame, h)
 }
@@ -318,7 +325,7 @@ fn has_source_route(mut options: &[u8]) -> Result<bool, Reason> {
 /// Extension headers that are walked; honest packets have one or two.
 const MAX_EXTENSIONS: usize = 8;
 
-fn parse_v6(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
+fn parse_v6(frame: &[u8], h: &mut Headers) -> Result<(), Reason> {
     let at = usize::from(h.l3_at);
     let packet = &frame[at..];
     let header = ipv6::Header::of(packet).ok_or(Reason::Runt)?;
@@ -336,7 +343,7 @@ fn parse_v6(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     (h.ttl, h.tos) = (header.hop_limit, header.traffic_class());
     let mut walk = Walk { next: header.next_header, at: ipv6::LEN };
     let mut seen = 0;
-    while walk.step(packet, &mut h)? {
+    while walk.step(packet, h)? {
         seen += 1;
         if seen > MAX_EXTENSIONS {
             return Err(Reason::BadIpv6);
@@ -344,11 +351,11 @@ fn parse_v6(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
     }
     h.proto = walk.next;
     // Eight headers of at most 2,048 bytes each: fits.
-    set_extent(&mut h, at + walk.at, at + packet.len());
+    set_extent(h, at + walk.at, at + packet.len());
     if h.is_fragment() {
         // Reassembly counts everything behind the fragment header (RFC 8200 section 4.5); extension headers that
         // follow it in a first fragment are part of that, and a multiple of 8 themselves.
-        check_fragment(&h, packet.len() - walk.at, 0)?;
+        check_fragment(h, packet.len() - walk.at, 0)?;
     }
     parse_l4(frame, h)
 }
@@ -417,9 +424,9 @@ fn check_fragment(h: &Headers, data: usize, header_len: usize) -> Result<(), Rea
 }
 
 #[inline]
-fn parse_l4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
+fn parse_l4(frame: &[u8], h: &mut Headers) -> Result<(), Reason> {
     if h.fragment == Fragment::Later {
-        return Ok(h);
+        return Ok(());
     }
     // A first fragment without its whole upper header hides it from every filter (RFC 1858, RFC 7112).
     let short = if h.fragment == Fragment::First { Reason::BadFragment } else { Reason::BadL4 };
@@ -458,13 +465,13 @@ fn parse_l4(frame: &[u8], mut h: Headers) -> Result<Headers, Reason> {
             }
             icmp::LEN
         }
-        _ => return Ok(h),
+        _ => return Ok(()),
     };
     if header_len > data.len() {
         return Err(short);
     }
     h.payload_at = h.l4_at + header_len as u16;
-    Ok(h)
+    Ok(())
 }
 
 #[cfg(test)]
