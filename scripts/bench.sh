@@ -35,11 +35,11 @@ ROUNDS=6 SECONDS_EACH=3 ARGS=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) ROUNDS=3 SECONDS_EACH=1 ARGS+=(--quick) ;;
-	--rounds) ROUNDS=${2:?"$1 takes a value"} && shift ;;
-	--seconds) SECONDS_EACH=${2:?"$1 takes a value"} && shift ;;
-	--works | --markdown | --plot) ARGS+=("$1" "${2:?"$1 takes a value"}") && shift ;;
-	--json) ARGS+=(--json-file "${2:?"$1 takes a value"}") && shift ;;
-	--peers) PEERS=${2?"$1 takes a value"} && shift ;;
+	--rounds) takes_value "$@" && ROUNDS=$2 && shift ;;
+	--seconds) takes_value "$@" && SECONDS_EACH=$2 && shift ;;
+	--works | --markdown | --plot) takes_value "$@" && ARGS+=("$1" "$2") && shift ;;
+	--json) takes_value "$@" && ARGS+=(--json-file "$2") && shift ;;
+	--peers) [ $# -gt 1 ] || takes_value "$@"; PEERS=$2 && shift ;; # none: weft alone
 	-h | --help) usage_of "$0" && exit ;;
 	*) die "unknown argument $1 (see --help)" ;;
 	esac
@@ -64,7 +64,7 @@ LABS=()
 cleanup() {
 	local lab
 	for lab in "${LABS[@]}"; do
-		"$ROOT/scripts/lab.sh" down --lab "$lab" || true
+		"$ROOT/scripts/lab.sh" down --quiet --lab "$lab" || true
 	done
 }
 trap cleanup EXIT

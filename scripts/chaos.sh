@@ -33,10 +33,10 @@ ARGS=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) ROUNDS=3 ;;
-	--rounds) ROUNDS=${2:?} && shift ;;
-	--events) EVENTS=${2:?} && shift ;;
-	--paths) ARGS+=(--paths "${2:?}") && shift ;;
-	--json) JSON=$(realpath -m "${2:?}") && shift ;;
+	--rounds) takes_value "$@" && ROUNDS=$2 && shift ;;
+	--events) takes_value "$@" && EVENTS=$2 && shift ;;
+	--paths) takes_value "$@" && ARGS+=(--paths "$2") && shift ;;
+	--json) takes_value "$@" && JSON=$(realpath -m "$2") && shift ;;
 	-h | --help) usage_of "$0" && exit ;;
 	*) die "unknown argument $1 (see --help)" ;;
 	esac
@@ -71,8 +71,8 @@ KERNEL_LAB=ck$$
 RUNNING=''
 cleanup() {
 	[ -z "$RUNNING" ] || kill_pid "$RUNNING"
-	"$ROOT/scripts/lab.sh" down --lab "$LAB"
-	"$ROOT/scripts/lab.sh" down --lab "$KERNEL_LAB"
+	"$ROOT/scripts/lab.sh" down --quiet --lab "$LAB"
+	"$ROOT/scripts/lab.sh" down --quiet --lab "$KERNEL_LAB"
 }
 trap cleanup EXIT
 trap 'exit 130' INT

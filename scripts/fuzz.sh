@@ -25,8 +25,8 @@ TARGETS=()
 all_targets() { find "$FUZZ/fuzz_targets" -name '*.rs' -printf '%f\n' | sed 's/\.rs$//' | sort; }
 while [ $# -gt 0 ]; do
 	case $1 in
-	--minutes) MINUTES=${2:?--minutes needs a number} && shift ;;
-	--target) TARGETS+=("${2:?--target needs a name}") && shift ;;
+	--minutes) takes_value "$@" && MINUTES=$2 && shift ;;
+	--target) takes_value "$@" && TARGETS+=("$2") && shift ;;
 	--keep) KEEP=1 ;;
 	--list) all_targets && exit ;;
 	-h | --help) usage_of "$0" && exit ;;

@@ -17,7 +17,7 @@ UPDATE='' LIMIT='' SUBJECTS=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--update) UPDATE=1 ;;
-	--limit) LIMIT=${2:?"$1 takes a value"} && shift ;;
+	--limit) takes_value "$@" && LIMIT=$2 && shift ;;
 	-h | --help) usage_of "$0" && exit ;;
 	-*) die "unknown argument $1 (see --help)" ;;
 	*) SUBJECTS+=("$1") ;;

@@ -25,11 +25,11 @@ CHAOS_ARGS=()
 while [ $# -gt 0 ]; do
 	case $CHAOS:$1 in
 	*:-h | *:--help) usage_of "$0" && exit ;;
-	*:--rounds) ROUNDS=${2:?} && shift ;;
+	*:--rounds) takes_value "$@" && ROUNDS=$2 && shift ;;
 	*:--keep) KEEP=1 ;;
 	:--quick) QUICK=1 ;;
 	:--skip-e2e) E2E='' ;;
-	1:--json) CHAOS_ARGS+=(--json "$(realpath -m "${2:?}")") && shift ;;
+	1:--json) takes_value "$@" && CHAOS_ARGS+=(--json "$(realpath -m "$2")") && shift ;;
 	1:--self-test) CHAOS_ARGS+=(--self-test) ;;
 	*) die "unknown argument $1 (see --help)" ;;
 	esac

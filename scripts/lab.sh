@@ -2,7 +2,7 @@
 # Makes networks of "nodes" and "pods" in network namespaces, to play with and to measure.
 #
 # usage: lab.sh up TOPOLOGY [options]   make one; prints what can be done with it
-#        lab.sh down [--lab NAME]       remove it, whatever is left of it
+#        lab.sh down [--lab NAME]       remove it, whatever is left of it; says so if there is none, not with --quiet
 #        lab.sh exec [--lab NAME] WHERE COMMAND...   run a command: WHERE is n1 (a node) or n1/pod1 (a pod)
 #        lab.sh list                    labs that are up, with their nodes, pods and addresses
 #        lab.sh topologies              what can be made
@@ -16,10 +16,12 @@
 #   --underlay6    the nodes' own addresses are IPv6
 #   --keeper       weftd runs under weft-keeper: kill it and look
 #   --cc NAME      TCP congestion control of all pods, where the kernel has it (default: the kernel's)
+#   --quiet        print nodes and pods only, not what can be done with them
 # WEFT_LAB names the lab for every command; WEFT_BIN_DIR says where the binaries are.
 #
-# Each weft node has its own weftd with its files in /run/weft-lab/LAB/NODE (weft.toml, cluster.toml, log); pods are
-# wired by the plugin, called as a container runtime does. `lab.sh exec n1 weft show` speaks to that node's daemon.
+# Each weft node has its own weftd with its files in /run/weft-lab/LAB/NODE: cluster.toml, log, and weft.toml for what is
+# not given by flags. Pods are wired by the plugin, called as a container runtime does. `lab.sh exec n1 weft show` speaks to
+# that node's daemon.
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -29,7 +31,7 @@ set -euo pipefail
 # shellcheck source=scripts/lab/peers.sh
 . "$(dirname "$0")/lab/peers.sh"
 
-LAB=${WEFT_LAB:-weft}
+LAB=${WEFT_LAB:-weft} QUIET=''
 RUN=/run/weft-lab
 VNI=1
 VXLAN_PORT=4789
@@ -70,12 +72,13 @@ up() {
 	shift
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--lab) LAB=${2:?} && shift ;;
-		--pods) PODS=${2:?} && shift ;;
-		--mtu) MTU=${2:?} && shift ;;
-		--local-mtu) LOCAL_MTU=${2:?} && shift ;;
-		--cc) CC=${2:?} && shift ;;
+		--lab) takes_value "$@" && LAB=$2 && shift ;;
+		--pods) takes_value "$@" && PODS=$2 && shift ;;
+		--mtu) takes_value "$@" && MTU=$2 && shift ;;
+		--local-mtu) takes_value "$@" && LOCAL_MTU=$2 && shift ;;
+		--cc) takes_value "$@" && CC=$2 && shift ;;
 		--keeper) KEEPER=weft-keeper ;;
+		--quiet) QUIET=1 ;;
 		--ipv6) IPV6=1 ;;
 		--underlay6) UNDERLAY6=1 ;;
 		*) die "unknown option $1 (see --help)" ;;
@@ -94,7 +97,7 @@ up() {
 	plain-node) kinds=(plain) PODS=2 ;;
 	*) die "unknown topology $topology; there are: $(topologies | awk '{ printf "%s ", $1 }')" ;;
 	esac
-	[[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"
+	check_name
 	[[ $PODS =~ ^(1?[0-9]?[0-9]|200)$ ]] || die "--pods takes 0 to 200"
 	[[ $LOCAL_MTU =~ ^[0-9]*$ ]] || die "--local-mtu takes a number of bytes"
 	[ -z "$IPV6$UNDERLAY6" ] || [ "$MTU" -ge 1350 ] || die "--mtu below 1350 leaves pods less than the 1280 that IPv6 needs"
@@ -127,6 +130,8 @@ up() {
 	trap - EXIT INT TERM
 	list_lab "$LAB"
 }
+
+check_name() { [[ $LAB =~ ^[a-z][a-z0-9-]{0,8}$ ]] || die "--lab takes up to 9 of a-z 0-9 -, a letter first"; }
 
 ns_add() {
 	ip netns add "$1"
@@ -182,7 +187,10 @@ weft_node() {
 			echo "pod_cidrs = [\"$(pod_cidr $m)\"${IPV6:+, \"$(pod_cidr6 $m)\"}]"
 		done
 	} >"$dir/cluster.toml"
-	echo "${LOCAL_MTU:+local_mtu = $LOCAL_MTU}" >"$dir/weft.toml"
+	{
+		echo "# Files, sockets and this node's name are given by flags: \`weftd --help\` lists what can be set here."
+		echo "${LOCAL_MTU:+local_mtu = $LOCAL_MTU}"
+	} >"$dir/weft.toml"
 	network_conf >"$dir/cni.json"
 	# `ip netns exec` becomes the daemon (or its keeper), so its process id is the daemon's.
 	setsid ip netns exec "$(node_ns "$n")" ${KEEPER:+"$BIN_DIR/$KEEPER"} "$BIN_DIR/weftd" \
@@ -230,12 +238,15 @@ congestion() { [ -z "$CC" ] || in_ns "$1" sysctl -qw "net.ipv4.tcp_congestion_co
 down() {
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--lab) LAB=${2:?} && shift ;;
+		--lab) takes_value "$@" && LAB=$2 && shift ;;
+		--quiet) QUIET=1 ;;
 		*) die "unknown option $1 (see --help)" ;;
 		esac
 		shift
 	done
+	check_name
 	need_root
+	[ -n "$QUIET" ] || [ -e "$RUN/$LAB" ] || say "there is no lab $LAB (lab.sh list)"
 	down_lab "$LAB"
 }
 
@@ -262,11 +273,11 @@ down_lab() {
 # ---------------------------------------------------------------- exec, list
 
 enter() {
-	[ $# -ge 2 ] || die "exec needs a node or pod, and a command (see --help)"
-	if [ "$1" = --lab ]; then
-		LAB=$2
+	if [ "${1:-}" = --lab ]; then
+		takes_value "$@" && LAB=$2
 		shift 2
 	fi
+	[ $# -ge 2 ] || die "exec needs a node or pod, and a command (see --help)"
 	local where=$1 node=${1%%/*}
 	shift
 	[ -e "$RUN/$LAB/$node" ] || die "lab $LAB has no node $node (lab.sh list)"
@@ -286,20 +297,30 @@ list() {
 }
 
 list_lab() {
-	local lab=$1 dir=$RUN/$1 ns where addresses
+	local lab=$1 dir=$RUN/$1 ns where addresses last=''
 	echo "lab $lab: $(cat "$dir/topology" 2>/dev/null)"
 	[ -f "$dir/namespaces" ] || return 0
 	while read -r ns; do
 		where=${ns#"$lab"-}
 		addresses=$(ip -n "$ns" -br addr show dev eth0 2>/dev/null | awk '{ for (i = 3; i <= NF; i++) if ($i !~ /^fe80/) printf "%s ", $i }')
 		case $where in
-		*-pod*) printf '  %-10s %s\n' "${where/-pod//pod}" "$addresses" ;;
+		*-pod*) printf '  %-10s %s\n' "${where/-pod//pod}" "$addresses" && last=${addresses%%/*} ;;
 		*) printf '  %-10s %s(%s)\n' "$where" "$addresses" "$(cat "$dir/$where/kind")" ;;
 		esac
 	done <"$dir/namespaces"
-	local flag=''
+	[ -n "$QUIET" ] || hints "$lab" "$last"
+}
+
+# hints LAB [ADDRESS OF A POD]: what can be done with a lab of this kind.
+hints() {
+	local lab=$1 flag='' look=''
 	[ "$lab" = weft ] || flag="--lab $lab "
-	echo "try: scripts/lab.sh exec ${flag}n1/pod1 ping -c3 ADDRESS;  scripts/lab.sh exec ${flag}n1 weft show;  scripts/lab.sh down${flag:+ --lab $lab}"
+	case $(cat "$RUN/$lab/n1/kind" 2>/dev/null) in
+	weft) look="weft show" ;;
+	kernel) look="bridge link" ;;
+	ovs) look="ovs-vsctl --db=unix:$RUN/$lab/n1/db.sock show" ;;
+	esac
+	echo "try: ${2:+scripts/lab.sh exec ${flag}n1/pod1 ping -c3 $2;  }${look:+scripts/lab.sh exec ${flag}n1 $look;  }scripts/lab.sh down${flag:+ --lab $lab}"
 }
 
 main "$@"

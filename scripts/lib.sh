@@ -14,6 +14,9 @@ die() {
 	exit 1
 }
 
+# takes_value OPTION [VALUE]...: a message where the value is missing.
+takes_value() { [ -n "${2:-}" ] || die "$1 takes a value"; }
+
 # usage_of FILE: the comment at the head of a script is its help.
 usage_of() { sed -n '2,/^$/{s/^# \{0,1\}//;p}' "$1"; }
 

@@ -21,9 +21,9 @@ main() {
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--keep) KEEP=1 ;;
-		--json) JSON=${2:?"$1 takes a value"} && shift ;;
-		--rounds) ROUNDS=${2:?"$1 takes a value"} && shift ;;
-		--seconds) SECONDS_EACH=${2:?"$1 takes a value"} && shift ;;
+		--json) takes_value "$@" && JSON=$2 && shift ;;
+		--rounds) takes_value "$@" && ROUNDS=$2 && shift ;;
+		--seconds) takes_value "$@" && SECONDS_EACH=$2 && shift ;;
 		-h | --help) usage_of "$0" && exit ;;
 		*) die "unknown argument $1 (see --help)" ;;
 		esac
@@ -52,13 +52,13 @@ main() {
 cleanup() {
 	local status=$?
 	rm -rf "$DIR"
-	"$ROOT/scripts/lab.sh" down --lab $K || true
+	"$ROOT/scripts/lab.sh" down --quiet --lab $K || true
 	if [ -n "$KEEP" ] && [ $status = 0 ]; then
 		step "The lab stays"
 		"$ROOT/scripts/lab.sh" list >&2
 		return
 	fi
-	"$ROOT/scripts/lab.sh" down --lab $W || true
+	"$ROOT/scripts/lab.sh" down --quiet --lab $W || true
 }
 
 make_labs() {
@@ -66,11 +66,11 @@ make_labs() {
 	modprobe -q tcp_bbr 2>/dev/null || true
 	if grep -qw bbr /proc/sys/net/ipv4/tcp_available_congestion_control; then CC=bbr; fi
 	step "Two weft nodes, two pods each, wired by weft-cni"
-	"$ROOT/scripts/lab.sh" down --lab $W
-	"$ROOT/scripts/lab.sh" up two-nodes --lab $W --ipv6 --cc "$CC" >&2
+	"$ROOT/scripts/lab.sh" down --quiet --lab $W
+	"$ROOT/scripts/lab.sh" up two-nodes --quiet --lab $W --ipv6 --cc "$CC" >&2
 	step "Two nodes of kernel bridge + VXLAN, to compare with"
-	"$ROOT/scripts/lab.sh" down --lab $K
-	"$ROOT/scripts/lab.sh" up kernel-nodes --lab $K --ipv6 --cc "$CC" >&2
+	"$ROOT/scripts/lab.sh" down --quiet --lab $K
+	"$ROOT/scripts/lab.sh" up kernel-nodes --quiet --lab $K --ipv6 --cc "$CC" >&2
 	local lab
 	for lab in $W $K; do
 		in_ns "$lab-n1-pod2" iperf3 -s -D

@@ -105,6 +105,52 @@ fn every_script_prints_its_help() -> Result<()> {
 }
 
 #[test]
+fn an_option_without_its_value_is_named() -> Result<()> {
+    for (script, args, option) in [
+        ("bench.sh", "--rounds", "--rounds"),
+        ("bench.sh", "--peers", "--peers"),
+        ("chaos.sh", "--quick --json", "--json"),
+        ("fuzz.sh", "--target", "--target"),
+        ("install.sh", "--root", "--root"),
+        ("instructions.sh", "--limit", "--limit"),
+        ("kube.sh", "chaos --json", "--json"),
+        ("lab.sh", "up one-node --pods", "--pods"),
+        ("lab.sh", "down --lab", "--lab"),
+        ("lab.sh", "exec --lab", "--lab"),
+        ("quickstart.sh", "--seconds", "--seconds"),
+    ] {
+        let output = Command::new(scripts().join(script)).args(args.split(' ')).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("{script}: {option} takes a value\n");
+        ensure!(!output.status.success() && said == wanted, "{script} {args}: {output:?}");
+    }
+    Ok(())
+}
+
+/// Both streams of `lab.sh`, and whether it succeeded.
+fn lab_says(args: &[&str], bin_dir: &Path) -> Result<(String, String, bool)> {
+    let mut command = Command::new(scripts().join("lab.sh"));
+    let output = command.args(args).env("WEFT_BIN_DIR", bin_dir).env("WEFT_LAB", "wtlab").output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((text(&output.stdout), text(&output.stderr), output.status.success()))
+}
+
+#[test]
+fn a_lab_that_is_not_there_goes_away_with_a_word() {
+    as_root(|| {
+        let none = Path::new("/nonexistent");
+        let (_, said, ok) = lab_says(&["down", "--lab", "wtnone"], none)?;
+        ensure!(ok && said == "there is no lab wtnone (lab.sh list)\n", "{said}");
+        let (_, said, ok) = lab_says(&["down", "--quiet", "--lab", "wtnone"], none)?;
+        ensure!(ok && said.is_empty(), "{said}");
+        // A name is no path.
+        let (_, said, ok) = lab_says(&["down", "--lab", "../wtnone"], none)?;
+        ensure!(!ok && said.contains("--lab takes"), "{said}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_lab_works_and_goes_away() {
     as_root(|| {
         let none = Path::new("/nonexistent");
@@ -112,6 +158,8 @@ fn a_lab_works_and_goes_away() {
         let up = lab(&[&["up", "kernel-nodes"][..], &options].concat(), none)?;
         let checked = (|| {
             ensure!(up.contains("n2/pod1"), "{up}");
+            ensure!(up.contains("n1/pod1 ping -c3 10.244.2.2;") && up.contains("n1 bridge link;"), "{up}");
+            lab(&["exec", "n1", "bridge", "link"], none)?;
             lab(&["exec", "n1/pod1", "ping", "-c1", "-W3", "10.244.2.2"], none)?;
             let mtu = lab(&["exec", "n2/pod1", "cat", "/sys/class/net/eth0/mtu"], none)?;
             ensure!(mtu.trim() == "9000", "{mtu}");
@@ -151,13 +199,16 @@ fn a_lab_that_fails_leaves_nothing() {
 fn a_weft_node_and_a_kernel_node_reach_each_other() {
     as_root(|| {
         let bin_dir = weft_tests::bin::dir();
-        lab(&["up", "kernel-peer", "--pods", "1", "--ipv6"], bin_dir)?;
+        let up = lab(&["up", "kernel-peer", "--pods", "1", "--ipv6", "--quiet"], bin_dir)?;
         let checked = (|| {
             for (from, to) in
                 [("n1/pod1", "10.244.2.2"), ("n1/pod1", "fd00:10:244:2::2"), ("n1", "10.244.2.2")]
             {
                 lab(&["exec", from, "ping", "-c2", "-i0.2", "-W3", to], bin_dir)?;
             }
+            ensure!(up.contains("n2/pod1") && !up.contains("try:"), "{up}");
+            let hints = lab(&["list"], bin_dir)?;
+            ensure!(hints.contains("exec --lab wtlab n1 weft show;"), "{hints}");
             lab(&["exec", "n1", "weft", "status"], bin_dir).map(drop)
         })();
         lab(&["down"], bin_dir)?;
@@ -213,8 +264,12 @@ fn the_quickstart_measures_and_leaves_nothing() {
         let mut command = Command::new(scripts().join("quickstart.sh"));
         command.args(["--rounds", "1", "--seconds", "1", "--json"]).arg(&json);
         command.env("WEFT_BIN_DIR", weft_tests::bin::dir()).env("WEFT_BUILD", "0");
-        let said = weft_tests::ns::output(command)?;
-        ensure!(said.contains("across nodes, TCP Gbit/s"), "{said}");
+        let output = command.output()?;
+        let (said, progress) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success() && said.contains("across nodes, TCP Gbit/s"), "{output:?}");
+        // What it removes itself is nothing to try.
+        ensure!(progress.contains("lab weftq: two-nodes") && !progress.contains("try:"), "{progress}");
         let medians: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
         for key in [
             "same_node_tcp_gbps",
