@@ -18,8 +18,8 @@ set -euo pipefail
 PREFIX=/usr/local TARGET='' UNINSTALL='' KEEP_STATE=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--prefix) PREFIX=${2:?} && shift ;;
-	--root) TARGET=${2:?} && shift ;;
+	--prefix) takes_value "$@" && PREFIX=$2 && shift ;;
+	--root) takes_value "$@" && TARGET=$2 && shift ;;
 	--uninstall) UNINSTALL=1 ;;
 	--keep-state) KEEP_STATE=1 ;;
 	-h | --help) usage_of "$0" && exit ;;
@@ -62,11 +62,13 @@ install_all() {
 	mv "$TARGET$MANIFEST.new" "$TARGET$MANIFEST"
 	[ -n "$TARGET" ] && return
 	reload
+	local start='systemctl enable --now weftd'
+	[ -d /run/systemd/system ] || start='weft-keeper weftd   (no systemd runs here; it stays in the foreground)'
 	cat <<-EOF
-		Installed below $PREFIX. Next:
+		Installed below $PREFIX. Next, as root:
 		  1. say which nodes there are: /etc/weft/cluster.toml (kubectl get nodes -o json | weft cluster import);
 		     one host alone: pod_cidrs in /etc/weft/weft.toml instead
-		  2. weftd --check && systemctl enable --now weftd
+		  2. weftd --check && $start
 		  3. weft status && weft cni install --chain portmap   (without hostPorts: no --chain)
 		Over a running weftd: weft upgrade
 	EOF
@@ -115,6 +117,7 @@ sum() { sha256sum "$1" | cut -d' ' -f1; }
 uninstall() {
 	[ -f "$TARGET$MANIFEST" ] || die "nothing is installed below $TARGET$PREFIX (no $TARGET$MANIFEST)"
 	[ -n "$TARGET" ] || stop_all
+	disable_unit
 	local kind hash path dirs=()
 	while read -r kind hash path; do
 		case $kind in
@@ -143,6 +146,16 @@ uninstall() {
 	if [ -n "$KEEP_STATE" ]; then say "left: /var/lib/weft"; else rm -rf /var/lib/weft; fi
 	reload
 	say "weft is uninstalled"
+}
+
+# What `systemctl enable` made; it works without a running systemd, too.
+disable_unit() {
+	local link
+	for link in "$TARGET"/etc/systemd/system/*.{wants,requires}/weftd.service; do
+		[ -L "$link" ] || continue
+		rm -f "$link"
+		rmdir --ignore-fail-on-non-empty "$(dirname "$link")"
+	done
 }
 
 # Back to the machine as it was: first no new pods, then no daemon, then nothing of what it made.
