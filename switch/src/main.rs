@@ -7,6 +7,9 @@ use clap::Parser;
 use weft_switch::control::config::Args;
 use weft_switch::control::daemon;
 
+/// As of a bad command line: a new start does not mend it, which `weft-keeper` minds.
+const BAD_CONFIGURATION: u8 = 2;
+
 fn main() -> ExitCode {
     // Before anything opens descriptors or starts threads.
     let inherited = weft_sys::listen::inherit().unwrap_or_else(|error| {
@@ -18,7 +21,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("weftd: {error}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     let result = if args.check {

@@ -177,5 +177,5 @@ fn check_says_what_is_wrong() {
     assert!(code == Some(1) && text.contains("/nonexistent/cluster.toml"), "{text}");
     std::fs::write(&file, "# nothing\nworkrs = 3\n").unwrap();
     let (code, text) = check();
-    assert!(code == Some(1) && text.contains("weft.toml:2: unknown field `workrs`"), "{text}");
+    assert!(code == Some(2) && text.contains("weft.toml:2: unknown field `workrs`"), "{text}");
 }

@@ -393,7 +393,7 @@ fn a_bad_configuration_is_told_until_a_good_one_comes() {
             let mut check = node.weftd();
             let output = check.arg("--check").output()?;
             let said = text(&output.stderr);
-            ensure!(output.status.code() == Some(1) && said.contains(told), "{bad}: {said}");
+            ensure!(output.status.code() == Some(2) && said.contains(told), "{bad}: {said}");
         }
         fs::write(node.file("weft.toml"), "")?;
         Ok(())

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,7 +12,7 @@ use weft_sys::notify::Receiver;
 use weft_sys::process::{Spawn, environment_without, find};
 use weft_tests::ns::signal;
 use weft_tests::traffic::{ping, serve};
-use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, bail, ensure, eventually};
+use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, bail, bin, ensure, eventually};
 
 fn kept(nodes: usize, flags: &[&'static str]) -> Result<Lab> {
     Lab::up(Options { nodes, keeper: Some(flags.to_vec()), ..Options::default() })
@@ -195,6 +196,35 @@ fn the_keeper_ends_with_its_daemon_and_dies_alone() {
         lab.nodes[0].start()?;
         ping(&a.ns, &d.ip(), 5)
     });
+}
+
+/// What no new start mends ends the keeper, too, but only before the daemon was ever ready.
+#[test]
+fn the_keeper_ends_with_a_daemon_that_cannot_be_mended() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // A program that ends otherwise when it is started again.
+    let twice = |first: &str| format!("[ -e again ] && exit 0; touch again; {first}");
+    let ready = "exec python3 -c 'import os, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b\"READY=1\", os.environ[\"NOTIFY_SOCKET\"])
+os._exit(2)'";
+    let (bad, fails, ends) = (twice("exit 2"), twice("exit 1"), twice(ready));
+    for (program, wanted) in [
+        (vec![bin::path("weftd"), "--mtu".into(), "3".into()], 2),
+        (vec![bin::path("weftd"), "--no-such-flag".into()], 2),
+        (vec!["sh".into(), "-c".into(), bad], 2),
+        (vec!["sh".into(), "-c".into(), fails], 0),
+        (vec!["sh".into(), "-c".into(), ends], 0),
+    ] {
+        let mut command = Command::new("timeout");
+        command.args(["60", &bin::path("weft-keeper"), "--dir"]).arg(dir.path()).arg("--").args(&program);
+        let output = command.current_dir(dir.path()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(wanted), "{program:?}: {output:?}");
+        ensure!(said.contains("not started again") == (wanted == 2), "{program:?}: {said}");
+        let _ = std::fs::remove_file(dir.path().join("again"));
+    }
+    ensure!(std::fs::read_dir(dir.path())?.next().is_none(), "a keeper that ended left its directory");
+    Ok(())
 }
 
 #[test]

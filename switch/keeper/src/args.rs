@@ -19,7 +19,8 @@ Examples:
   weft-keeper weftd --config /etc/weft/weft.toml
   podman run … --entrypoint /usr/local/bin/weft-keeper weft weftd
 
-Signals: SIGTERM, SIGINT and SIGHUP go to PROGRAM; when it ends by itself with status 0, so does the keeper.
+Signals: SIGTERM, SIGINT and SIGHUP go to PROGRAM; when it ends by itself with status 0, so does the keeper,
+and with status 2 (bad usage or configuration) if it was never ready.
 SIGUSR1 ends PROGRAM by SIGTERM and starts it again, what is held stays held.";
 
 /// What to run and how.

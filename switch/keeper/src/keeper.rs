@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,7 @@ use weft_sys::notify::{Message, Receiver, notify};
 use weft_sys::process::{Signals, Spawn, environment_without, find, parent_of};
 
 use crate::args::Args;
+use crate::socket_dir::{SocketDir, remove_abandoned};
 use crate::store::{MOST, Refused, Store};
 
 /// A process that lives shorter than this has died young.
@@ -30,7 +31,7 @@ const START: Duration = Duration::from_secs(60);
 const ABORT: Duration = Duration::from_secs(1);
 /// Descriptors besides those held, in the keeper and in a child.
 const SPARE: u64 = 64;
-/// Exit statuses that no new start mends: bad usage, a program that cannot be executed.
+/// Exit statuses that no new start mends: bad usage or configuration, a program that cannot be executed.
 const HOPELESS: [i32; 3] = [2, 126, 127];
 
 /// Signals that are passed on.
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &Args) -> io::Result<u8> {
     // Descendants that lose their parent become ours: a process that took over from its parent can be waited for.
     set_child_subreaper(rustix::process::getpid().into())?;
     let most = raise_descriptor_limit();
+    remove_abandoned(&args.dir);
     let socket = SocketDir::make(&args.dir)?;
     let receiver = Receiver::bind(&socket.path())?;
     let mut keeper = Keeper {
@@ -310,6 +312,10 @@ impl Keeper<'_> {
             return Some(1);
         }
         if let Some(code) = code.filter(|code| HOPELESS.contains(code) && !self.ready_once) {
+            say(&format!(
+                "process {} ended with status {code} before it was ready: not started again, that would not mend it",
+                main.pid.as_raw_pid()
+            ));
             return u8::try_from(code).ok();
         }
         let how = match status.and_then(|status| status.terminating_signal()) {
@@ -391,34 +397,6 @@ fn trouble(what: &str, error: &io::Error) {
 /// Nobody may read it any more: no reason to end.
 fn say(what: &str) {
     let _ = writeln!(io::stderr(), "weft-keeper: {what}");
-}
-
-/// A directory of our own for the socket: its name cannot be guessed or taken, also where several containers share
-/// one `/run`. Removed when dropped.
-struct SocketDir(PathBuf);
-
-impl SocketDir {
-    fn make(base: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let mut random = [0u8; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let path = base.join(format!("weft-keeper-{:016x}", u64::from_ne_bytes(random)));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        Ok(SocketDir(path))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.join("notify")
-    }
-}
-
-impl Drop for SocketDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

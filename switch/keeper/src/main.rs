@@ -13,6 +13,8 @@
 mod args;
 /// The loop.
 mod keeper;
+/// The directory of the notify socket.
+mod socket_dir;
 /// The held descriptors.
 mod store;
 
