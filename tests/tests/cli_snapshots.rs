@@ -166,6 +166,8 @@ fn errors_and_exit_codes() {
                     "--may-exist add-port lan db",
                     "--may-exist add-port lan db tag=7",
                     "--may-exist add-port br0 db",
+                    "--may-exist add-br lan ageing-seconds=60",
+                    "--may-exist add-br lan mtu=1400",
                     // somebody else's
                     "del-br br0",
                     "del-port weft0",
@@ -175,8 +177,10 @@ fn errors_and_exit_codes() {
                     &format!("fdb add br0 {mac} weft0"),
                     &format!("fdb del br0 {mac}"),
                     "route del br0 10.244.2.0/24",
+                    "route del br0 10.244.0.0/16",
                     "neigh add br0 10.244.1.1 02:00:00:00:00:07 weft0",
                     // out of range
+                    "route add lan 0.0.0.0/0 node",
                     "add-port lan p1 ip=10.8.0.1/24",
                     "add-port lan p1 mac=01:00:5e:00:00:01",
                     "add-port lan p1 netns=there-is-none",

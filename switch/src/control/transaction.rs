@@ -3,7 +3,9 @@
 //! `may_exist` and `if_exists` mean what they mean to ovs-vsctl. Every object has an owner; changing another's is
 //! refused, naming it. An error names the index of the command that failed.
 
-/// Is an existing port what is asked for?
+/// Checks of a bridge's spec.
+mod bridge;
+/// Is an existing bridge or port what is asked for?
 mod existing;
 /// Checks of a port's spec.
 mod port;
@@ -19,9 +21,9 @@ use weft_api::{ApiError, BridgeSpec, Code, Command, Outcome, Owner, PortKind, Po
 use weft_encap::{MacAddr, VlanId};
 
 use super::engine::{Draft, Forget};
-use super::names;
 use super::state::{PortRecord, State, StaticMac, StaticNeighbour};
 
+use bridge::{check_bridge, check_gateways};
 pub use port::check_port;
 
 /// Most commands of one transaction.
@@ -84,7 +86,7 @@ fn add_bridge(state: &mut State, spec: BridgeSpec, may_exist: bool) -> Result {
     only_cli(spec.owner, "bridge", &spec.name)?;
     if let Some(there) = state.bridges.get(&spec.name) {
         return if may_exist {
-            Ok(Outcome::Unchanged)
+            existing::check_bridge(there, state.router_mac(&spec.name), &spec).map(|()| Outcome::Unchanged)
         } else {
             let how = if there.owner == Owner::File { " (weftd's own)" } else { "" };
             Err(conflict(format!(
@@ -100,37 +102,9 @@ fn add_bridge(state: &mut State, spec: BridgeSpec, may_exist: bool) -> Result {
         return Err(ApiError::new(Code::Exhausted, format!("there are {MAX_BRIDGES} bridges; no more fit")));
     }
     check_bridge(&spec)?;
+    check_gateways(state, &spec)?;
     state.bridges.insert(spec.name.clone(), spec.into());
     Ok(Outcome::Done)
-}
-
-/// Are a bridge's settings in range?
-fn check_bridge(spec: &BridgeSpec) -> Result<()> {
-    names::device(&spec.name).map_err(|message| invalid(format!("bridge name {message}")))?;
-    if let Some(mac) = spec.mac.filter(|mac| !mac.is_unicast()) {
-        return Err(invalid(format!("{mac} is no station's MAC; expected one like 02:00:5e:10:00:01")));
-    }
-    if let Some(mtu) = spec.mtu.filter(|mtu| !(68..=65_521).contains(mtu)) {
-        return Err(invalid(format!("mtu {mtu}; expected 68 to 65521 bytes")));
-    }
-    if let Some(mtu) = spec.local_mtu.filter(|mtu| !(1280..=65_521).contains(mtu)) {
-        return Err(invalid(format!("local_mtu {mtu}; expected 1280 to 65521 bytes")));
-    }
-    if !(10..=1_000_000).contains(&spec.ageing_seconds) {
-        return Err(invalid(format!("ageing_seconds {}; expected 10 to 1000000", spec.ageing_seconds)));
-    }
-    if !(1..=1_048_576).contains(&spec.fdb_max) {
-        return Err(invalid(format!("fdb_max {}; expected 1 to 1048576", spec.fdb_max)));
-    }
-    for (index, gateway) in spec.gateways.iter().enumerate() {
-        if gateway.addr().is_unspecified() || gateway.addr().is_multicast() {
-            return Err(invalid(format!("gateway {gateway} is no host's address")));
-        }
-        if spec.gateways[..index].iter().any(|other| other.addr() == gateway.addr()) {
-            return Err(invalid(format!("gateway {} stands there twice", gateway.addr())));
-        }
-    }
-    Ok(())
 }
 
 fn del_bridge(draft: &mut Draft, name: &str, if_exists: bool) -> Result {
@@ -167,7 +141,7 @@ fn add_port(state: &mut State, spec: PortSpec, may_exist: bool) -> Result {
                 spec.name, there.spec.bridge, spec.bridge
             )))
         } else {
-            existing::check(there, &spec).map(|()| Outcome::Unchanged)
+            existing::check_port(there, &spec).map(|()| Outcome::Unchanged)
         };
     }
     if state.bridges.contains_key(&spec.name) {
@@ -283,6 +257,13 @@ fn add_route(state: &mut State, mut route: RouteSpec, may_exist: bool) -> Result
     }
     let v4 = |ip: &IpAddr| ip.is_ipv4();
     match &route.via {
+        Via::Node if !has_port_of_node(state, &route.bridge) => {
+            return Err(invalid(format!(
+                "bridge {} has no port of the node's own, so `via node` leads nowhere; only bridge {} can have it \
+                 (`internal` in weft.toml)",
+                route.bridge, state.node.bridge
+            )));
+        }
         Via::Gateway { ip } if v4(ip) != v4(&route.dst.addr()) => {
             return Err(invalid(format!(
                 "gateway {ip} and destination {} are of different families",
@@ -310,16 +291,18 @@ fn add_route(state: &mut State, mut route: RouteSpec, may_exist: bool) -> Result
 }
 
 fn del_route(state: &mut State, key: (String, IpNet), if_exists: bool) -> Result {
-    if !state.bridges.contains_key(&key.0) {
-        return Err(no_bridge(&key.0));
-    }
+    let bridge = state.bridges.get(&key.0).ok_or_else(|| no_bridge(&key.0))?;
     match state.routes.get(&key) {
         Some(route) if route.owner != Owner::Cli => Err(owned("route", &key.1.to_string(), route.owner)),
         Some(_) => {
             state.routes.remove(&key);
             Ok(Outcome::Done)
         }
-        None if of_cluster(state, &key.0, &key.1) => Err(owned("route", &key.1.to_string(), Owner::File)),
+        None if of_file(state, bridge, &key.1) => Err(owned("route", &key.1.to_string(), Owner::File)),
+        None if bridge.gateways.iter().any(|gateway| gateway.trunc() == key.1) => Err(conflict(format!(
+            "route {} goes with a gateway of bridge {}; change it with `weft set bridge {} gateway=`",
+            key.1, key.0, key.0
+        ))),
         None => missing(if_exists, not_found(format!("bridge {} has no route to {}", key.0, key.1))),
     }
 }
@@ -370,6 +353,19 @@ fn of_cluster(state: &State, bridge: &str, dst: &IpNet) -> bool {
     bridge == node.bridge && node.pod_cidrs.iter().chain(remote).any(|cidr| cidr == dst)
 }
 
+/// True if `route show` has a route to `dst` that the cluster file or the configuration made.
+fn of_file(state: &State, bridge: &BridgeSpec, dst: &IpNet) -> bool {
+    let subnet = bridge.owner == Owner::File && bridge.gateways.iter().any(|gateway| gateway.trunc() == *dst);
+    let cluster = bridge.name == state.node.bridge && state.node.cluster_cidrs.contains(dst);
+    let world = dst.prefix_len() == 0 && has_port_of_node(state, &bridge.name);
+    subnet || cluster || world || of_cluster(state, &bridge.name, dst)
+}
+
+/// Is the node's own port on that bridge?
+fn has_port_of_node(state: &State, bridge: &str) -> bool {
+    state.ports.values().any(|port| port.spec.kind == PortKind::Internal && port.spec.bridge == bridge)
+}
+
 /// The port `name`, which must be on `bridge`.
 fn port_on<'a>(state: &'a State, bridge: &str, name: &str) -> Result<&'a PortRecord> {
     if !state.bridges.contains_key(bridge) {
@@ -401,11 +397,11 @@ fn missing(if_exists: bool, error: ApiError) -> Result {
 }
 
 fn no_bridge(name: &str) -> ApiError {
-    not_found(format!("no bridge named {name}"))
+    not_found(format!("no bridge is named {name}; `weft list-br` lists them"))
 }
 
 fn no_port(name: &str) -> ApiError {
-    not_found(format!("no port named {name}"))
+    not_found(format!("no port is named {name}; `weft show` lists them"))
 }
 
 fn not_found(message: String) -> ApiError {

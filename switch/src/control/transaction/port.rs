@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use weft_api::{ApiError, Code, PortKind, PortSpec};
 
+use super::bridge::not_of_a_host;
 use super::{Result, conflict, invalid, no_bridge};
 use crate::control::names;
 use crate::control::state::{PortRecord, State};
@@ -53,8 +54,8 @@ pub(super) fn holder<'a>(state: &'a State, bridge: &str, ip: IpAddr) -> Option<&
     ports.find(|port| port.spec.ips.iter().any(|net| net.addr() == ip)).map(|port| &port.spec)
 }
 
-/// Are the operator's addresses of a port on the bridge's subnets, those of its gateways? One that is not can reach
-/// nobody by the router. A family without a gateway has no subnet to be on.
+/// Are the operator's addresses of a port on the bridge's subnets, those of its gateways, and hosts' there? One that is
+/// on none can reach nobody by the router. A family without a gateway has no subnet to be on.
 ///
 /// # Errors
 /// [`Code::Invalid`], naming the subnets.
@@ -73,6 +74,10 @@ pub(super) fn check_subnets(state: &State, name: &str) -> Result<()> {
                 spec.bridge,
                 subnets.join(", ")
             )));
+        }
+        let reserved = subnets.iter().find_map(|subnet| Some((not_of_a_host(ip.addr(), subnet)?, subnet)));
+        if let Some((what, subnet)) = reserved {
+            return Err(invalid(format!("{} is the {what} of {subnet}", ip.addr())));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weft_api::{Outcome, Owner};
 
-use super::{Result, check_bridge, check_port, conflict, invalid, no_bridge, no_port, owned};
+use super::{Result, check_bridge, check_gateways, check_port, conflict, invalid, no_bridge, no_port, owned};
 use crate::control::state::State;
 
 /// Keys of a bridge.
@@ -35,6 +35,9 @@ pub(super) fn bridge(state: &mut State, name: &str, key: &str, value: &str) -> R
         return Ok(Outcome::Unchanged);
     }
     check_bridge(&spec)?;
+    if key == "gateways" {
+        check_gateways(state, &spec)?;
+    }
     state.bridges.insert(name.to_owned(), Arc::new(spec));
     state.follow_mtu();
     if matches!(key, "gateways" | "mac") {

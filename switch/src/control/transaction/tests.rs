@@ -100,15 +100,17 @@ fn errors_name_code_command_and_reason() {
         (BR1.to_owned(), Code::Conflict, "a bridge named br1 exists already"),
         (WEB.to_owned(), Code::Conflict, "a port named web exists already on br1"),
         (r#"{"do":"add-bridge","bridge":{"name":"a b"}}"#.into(), Code::Invalid, "bridge name `a b`; expected"),
-        (r#"{"do":"del-bridge","name":"no"}"#.into(), Code::NotFound, "no bridge named no"),
+        (r#"{"do":"del-bridge","name":"no"}"#.into(), Code::NotFound, "no bridge is named no; `weft list-br` lists them"),
         (r#"{"do":"del-bridge","name":"br0"}"#.into(), Code::Owned, "bridge br0 belongs to file"),
         (r#"{"do":"del-port","name":"weft0"}"#.into(), Code::Owned, "port weft0 belongs to file"),
-        (r#"{"do":"del-port","name":"no"}"#.into(), Code::NotFound, "no port named no"),
+        (r#"{"do":"del-port","name":"no"}"#.into(), Code::NotFound, "no port is named no; `weft show` lists them"),
         (r#"{"do":"del-port","bridge":"br0","name":"web"}"#.into(), Code::Conflict, "port web is on bridge br1"),
-        (r#"{"do":"add-port","port":{"name":"p","bridge":"no"}}"#.into(), Code::NotFound, "no bridge named no"),
+        (r#"{"do":"add-port","port":{"name":"p","bridge":"no"}}"#.into(), Code::NotFound, "no bridge is named no"),
         (r#"{"do":"add-port","port":{"name":"web","bridge":"br0"},"may_exist":true}"#.into(), Code::Conflict, "not br0"),
         (port(r#""ips":["10.9.0.2/24"]"#), Code::Conflict, "10.9.0.2 is the address of port web"),
         (port(r#""ips":["10.9.0.1/24"]"#), Code::Conflict, "10.9.0.1 is a gateway address"),
+        (port(r#""ips":["10.9.0.0/24"]"#), Code::Invalid, "10.9.0.0 is the network address of 10.9.0.0/24"),
+        (port(r#""ips":["10.9.0.255/32"]"#), Code::Invalid, "10.9.0.255 is the broadcast address of 10.9.0.0/24"),
         (port(r#""mac":"01:00:5e:00:00:01""#), Code::Invalid, "no station's MAC"),
         (port(r#""mtu":40"#), Code::Invalid, "mtu 40; expected 68"),
         (port(r#""mtu":1000,"ips":["fd00::2/64"]"#), Code::Invalid, "mtu 1000; expected 1280"),
@@ -127,8 +129,14 @@ fn errors_name_code_command_and_reason() {
         (r#"{"do":"set-bridge","name":"br0","key":"mtu","value":"1400"}"#.into(), Code::Owned, "belongs to file"),
         (r#"{"do":"add-route","route":{"bridge":"br0","dst":"10.244.2.0/24","via":"node"}}"#.into(), Code::Owned, "belongs to file"),
         (r#"{"do":"add-route","route":{"bridge":"br1","dst":"10.5.0.0/16","via":{"gateway":{"ip":"10.8.0.1"}}}}"#.into(), Code::Invalid, "on no segment"),
+        (r#"{"do":"add-route","route":{"bridge":"br1","dst":"0.0.0.0/0","via":"node"}}"#.into(), Code::Invalid, "bridge br1 has no port of the node's own, so `via node` leads nowhere; only bridge br0"),
+        (r#"{"do":"del-route","bridge":"br0","dst":"10.244.0.0/16"}"#.into(), Code::Owned, "route 10.244.0.0/16 belongs to file"),
+        (r#"{"do":"del-route","bridge":"br0","dst":"10.244.1.0/24"}"#.into(), Code::Owned, "route 10.244.1.0/24 belongs to file"),
+        (r#"{"do":"del-route","bridge":"br0","dst":"::/0"}"#.into(), Code::Owned, "route ::/0 belongs to file"),
+        (r#"{"do":"del-route","bridge":"br1","dst":"10.9.0.0/24"}"#.into(), Code::Conflict, "route 10.9.0.0/24 goes with a gateway of bridge br1"),
+        (r#"{"do":"del-route","bridge":"br1","dst":"0.0.0.0/0"}"#.into(), Code::NotFound, "no route"),
         (r#"{"do":"del-route","bridge":"br1","dst":"10.5.0.0/16"}"#.into(), Code::NotFound, "no route"),
-        (r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"no"}"#.into(), Code::NotFound, "no port named no"),
+        (r#"{"do":"add-fdb","bridge":"br1","mac":"02:00:00:00:00:09","port":"no"}"#.into(), Code::NotFound, "no port is named no"),
         (r#"{"do":"del-fdb","bridge":"br1","mac":"02:00:00:00:00:09"}"#.into(), Code::NotFound, "not in the FDB"),
         (r#"{"do":"add-neighbour","bridge":"br1","ip":"10.9.0.2","mac":"02:00:00:00:00:09","port":"web"}"#.into(), Code::Conflict, "10.9.0.2 is the address of port web; change it with `weft set port web ip=`"),
     ] {
@@ -136,6 +144,66 @@ fn errors_name_code_command_and_reason() {
         let (found, index, text) = run(&mut draft, &format!("{BR1},{WEB},{command}")).expect_err(&command);
         assert_eq!((found, index), (code, 2), "{command}: {text}");
         assert!(text.contains(message), "{command}: {text}");
+    }
+}
+
+#[test]
+fn gateways_are_hosts_beside_the_pods() {
+    let add = |more: &str| format!(r#"{{"do":"add-bridge","bridge":{{"name":"br2",{more}}}}}"#);
+    let set = |gateways: &str| {
+        format!(r#"{BR1},{{"do":"set-bridge","name":"br1","key":"gateways","value":"{gateways}"}}"#)
+    };
+    for (command, code, message) in [
+        (add(r#""gateways":["10.8.0.0/24"]"#), Code::Invalid, "gateway 10.8.0.0 is the network address of"),
+        (
+            add(r#""gateways":["10.8.0.255/24"]"#),
+            Code::Invalid,
+            "10.8.0.255 is the broadcast address of 10.8.0.0/24",
+        ),
+        (add(r#""gateways":["fd08::/64"]"#), Code::Invalid, "fd08:: is the network address of fd08::/64"),
+        (add(r#""gateways":["fd08::1/64"],"mtu":1279"#), Code::Invalid, "mtu 1279; expected 1280 to 65521"),
+        (add(r#""gateways":["10.244.2.1/24"]"#), Code::Conflict, "overlaps the pod CIDR 10.244.2.0/24 of n2"),
+        (add(r#""gateways":["10.244.1.129/25"]"#), Code::Conflict, "the pod CIDR 10.244.1.0/24 of this node"),
+        (add(r#""gateways":["10.0.0.1/8"]"#), Code::Conflict, "overlaps the pod CIDR"),
+        (set("10.244.2.1/24"), Code::Conflict, "of n2"),
+        (set("10.8.0.255/24"), Code::Invalid, "broadcast address"),
+    ] {
+        let (found, _, text) = run(&mut draft(), &command).expect_err(&command);
+        assert!(found == code && text.contains(message), "{command}: {found:?} {text}");
+    }
+    let gateways =
+        ["10.8.0.0/31", "10.8.0.255/32", "10.8.0.254/24", "fd08::ffff:ffff:ffff:ffff/64", "10.244.3.1/24"];
+    for gateway in gateways {
+        run(&mut draft(), &add(&format!(r#""gateways":["{gateway}"],"mtu":1280"#))).expect(gateway);
+        run(&mut draft(), &set(gateway)).expect(gateway);
+    }
+    run(&mut draft(), &add(r#""gateways":["10.8.0.1/24"],"mtu":68"#)).unwrap();
+}
+
+#[test]
+fn a_bridge_that_may_exist_has_the_settings_that_are_asked_for() {
+    let mut draft = draft();
+    run(&mut draft, BR1).unwrap();
+    let mac = draft.state.router_mac("br1").unwrap();
+    let add = |name: &str, more: &str| {
+        format!(r#"{{"do":"add-bridge","bridge":{{"name":"{name}"{more}}},"may_exist":true}}"#)
+    };
+    for (name, same) in [
+        ("br1", String::new()),
+        ("br1", r#","gateways":["10.9.0.1/24"]"#.to_owned()),
+        ("br1", format!(r#","mac":"{mac}","fdb_max":16384"#)),
+        ("br0", r#","gateways":["10.244.1.1/24"]"#.to_owned()),
+    ] {
+        assert_eq!(run(&mut draft, &add(name, &same)), Ok(vec![Outcome::Unchanged]), "{name} {same}");
+    }
+    for (other, told) in [
+        (r#","mtu":1400"#, "mtu=none, not 1400; change it by `set bridge`, or leave mtu out"),
+        (r#","gateways":["10.8.0.1/24"]"#, "gateway=10.9.0.1/24, not 10.8.0.1/24; change"),
+        (r#","fdb_max":7"#, "fdb-max=16384, not 7; change"),
+    ] {
+        let (code, _, text) = run(&mut draft, &add("br1", other)).unwrap_err();
+        assert_eq!(code, Code::Conflict, "{text}");
+        assert!(text.starts_with(&format!("bridge br1 exists with {told}")), "{text}");
     }
 }
 
