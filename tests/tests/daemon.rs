@@ -349,6 +349,30 @@ fn busy_workers_are_told() {
 }
 
 #[test]
+fn without_a_pod_cidr_it_says_so() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let node = &mut lab.nodes[0];
+        let warning = "pods get no addresses: no pod CIDR is configured: give this node an entry in the cluster file, \
+                       or set `pod_cidrs` in weft.toml";
+        let said = text(&node.weftd().arg("--check").output()?.stdout);
+        ensure!(said.ends_with(&format!("there are no other nodes\nwarning: {warning}\n")), "{said}");
+        node.start()?;
+        let status = node.weft(&["status"])?;
+        ensure!(status.contains(&format!("degraded     {warning}")), "{status}");
+        fs::write(node.file("weft.toml"), "pod_cidrs = [\"10.244.1.0/24\"]\n")?;
+        let output = node.weftd().arg("--check").output()?;
+        ensure!(output.status.success() && !text(&output.stdout).contains("warning"), "{output:?}");
+        weft_tests::ns::signal(node.pid(), rustix::process::Signal::HUP)?;
+        eventually(5, || {
+            let status = node.weft(&["status"])?;
+            ensure!(!status.contains("pods get no addresses"), "{status}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_bad_configuration_is_told_until_a_good_one_comes() {
     as_root(|| {
         let mut lab = one()?;

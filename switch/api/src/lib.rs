@@ -17,6 +17,8 @@ pub mod cni_client;
 pub mod error;
 /// Ports: what is wanted and what is there.
 pub mod port;
+/// Prefixes as people type them.
+mod prefix;
 /// What the daemon reports: status, counters, tables.
 pub mod report;
 /// Changes: commands, all or nothing.
@@ -28,6 +30,7 @@ pub use bridge::{BridgeInfo, BridgeSpec};
 pub use client::{BlockingClient, Client, ClientError};
 pub use error::{ApiError, Code};
 pub use port::{Owner, PortInfo, PortKind, PortSpec, PortState};
+pub use prefix::prefix;
 pub use transaction::{Command, Outcome, Transaction, TransactionReply};
 pub use upgrade::{UpgradeReply, UpgradeRequest};
 pub use weft_encap::{MacAddr, VlanId, Vni};

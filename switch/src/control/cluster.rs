@@ -98,7 +98,15 @@ impl Cluster {
     pub fn parse(text: &str) -> Result<Cluster, ClusterError> {
         let lines = Lines(text);
         let raw: RawFile = toml::from_str(text).map_err(|error| {
-            lines.error(error.span().unwrap_or(0..0), error.message().trim().replace('\n', ", "))
+            let span = error.span().unwrap_or(0..0);
+            let message = error.message().trim().replace('\n', ", ");
+            // The parser tells of a bad value what it is, not whose.
+            let expected = match lines.key_at(lines.line(&span)) {
+                Some("vni") => "; vni is a number from 1 to 16777215",
+                Some("port") => "; port is a number from 1 to 65535",
+                _ => "",
+            };
+            lines.error(span, format!("{message}{expected}"))
         })?;
         check(raw, &lines)
     }
@@ -240,6 +248,11 @@ impl Lines<'_> {
     fn line(&self, span: &Range<usize>) -> usize {
         let before = &self.0.as_bytes()[..span.start.min(self.0.len())];
         1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// The key that is set in `line`, counted from 1.
+    fn key_at(&self, line: usize) -> Option<&str> {
+        Some(self.0.lines().nth(line - 1)?.split_once('=')?.0.trim())
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ClusterError {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use ipnet::IpNet;
 use serde::Deserialize;
+use weft_api::prefix;
 use weft_encap::Vni;
 
 use super::names;
@@ -22,6 +23,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/weft/weft.toml";
 pub const DEFAULT_CLUSTER: &str = "/etc/weft/cluster.toml";
 /// Largest configuration file read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Words for how much is logged.
+const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 /// Most workers.
 const MAX_WORKERS: usize = 64;
 
@@ -43,7 +46,7 @@ pub struct Args {
     /// Configuration file [default: /etc/weft/weft.toml, if it exists]
     #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check configuration and cluster file, then exit: 0 when both are good, 1 when not
+    /// Check configuration and cluster file, then exit: 0 when both are good, 1 when not; may warn
     #[arg(long)]
     pub check: bool,
     /// Take everything over from the weftd that runs with this run directory, losing no packet; without one, just start
@@ -100,11 +103,12 @@ pub struct Settings {
     /// Name of the default bridge [default: br0]
     #[arg(long, env = "WEFT_BRIDGE", value_name = "NAME")]
     pub bridge: Option<String>,
-    /// Prefixes of this node's pods when there is no cluster file [default: none]
-    #[arg(long, env = "WEFT_POD_CIDRS", value_name = "CIDR", value_delimiter = ',')]
+    /// Prefixes of this node's pods when there is no cluster file [default: none, so pods get no addresses]
+    #[arg(long, env = "WEFT_POD_CIDRS", value_name = "CIDR", value_delimiter = ',', value_parser = prefix)]
     pub pod_cidrs: Option<Vec<IpNet>>,
     /// The default bridge's gateways when there is no cluster file [default: first usable address of each pod CIDR]
-    #[arg(long, env = "WEFT_GATEWAYS", value_name = "IP/PREFIX", value_delimiter = ',')]
+    #[arg(long, env = "WEFT_GATEWAYS", value_name = "IP/PREFIX", value_delimiter = ',',
+        value_parser = prefix)]
     pub gateways: Option<Vec<IpNet>>,
     /// Make the node's own port, through which the node reaches pods and pods the world [default: true]
     #[arg(long, env = "WEFT_INTERNAL", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
@@ -388,21 +392,28 @@ impl Config {
         }
         for cidr in &self.pod_cidrs {
             if cidr.trunc() != *cidr {
-                return bad("pod_cidrs", format!("{cidr} has host bits set; expected {}", cidr.trunc()));
+                return bad(
+                    "pod_cidrs",
+                    format!("{cidr}, which has host bits set; expected {}", cidr.trunc()),
+                );
             }
         }
         for gateway in &self.gateways {
             if gateway.trunc().addr() == gateway.addr() {
                 return bad(
                     "gateways",
-                    format!("{gateway} is no host's address; expected one like 10.244.0.1/24"),
+                    format!("{gateway}, which is no host's address; expected one like 10.244.0.1/24"),
                 );
             }
         }
-        if tracing_subscriber::EnvFilter::builder().parse(&self.log_level).is_err() {
+        if !is_log_filter(&self.log_level) {
             return bad(
                 "log_level",
-                format!("`{}`; expected error, warn, info, debug, trace or a filter", self.log_level),
+                format!(
+                    "`{}`; expected {} or a filter like weft_switch=debug",
+                    self.log_level,
+                    LOG_LEVELS.join(", ")
+                ),
             );
         }
         for (key, path) in [("run_dir", &self.run_dir), ("state_dir", &self.state_dir)] {
@@ -451,6 +462,12 @@ impl File {
                 Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
                 _ => message,
             };
+            let message = match self.key_at(line) {
+                Some("pod_cidrs" | "gateways") if message.ends_with("invalid IP address syntax") => {
+                    format!("{message}; expected an address with its prefix length, like 10.244.1.0/24")
+                }
+                _ => message,
+            };
             ConfigError::Line { path: self.path.clone(), line, message }
         })
     }
@@ -497,6 +514,17 @@ impl Check<'_> {
             _ => ConfigError::Flag { key, message },
         }
     }
+}
+
+/// Is it a level, or a list of directives? A misspelt level would pass for the name of a target and silence all others.
+fn is_log_filter(text: &str) -> bool {
+    let is_known = |word: &str| {
+        let word = word.trim();
+        word.is_empty()
+            || word.contains('=')
+            || LOG_LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level))
+    };
+    text.split(',').all(is_known) && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

@@ -25,6 +25,7 @@ use super::effects::host::{HostNetwork, record_path};
 use super::engine::{self, Handle, Job, Started};
 use super::handover::{self, Giver, Taken};
 use super::holder::Holder;
+use super::ipam::IpamError;
 use super::privilege;
 use super::pulse::Pulse;
 use super::report::Reporter;
@@ -86,15 +87,24 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 pub fn check(config: &Config) -> anyhow::Result<String> {
     access(config)?;
     let cluster = engine::configured_cluster(config).map_err(anyhow::Error::msg)?;
-    let file = config.file.as_ref().map_or("no configuration file".to_owned(), |f| f.display().to_string());
-    let Some(cluster) = cluster else { return Ok(format!("{file}: good; no cluster file")) };
-    let own = engine::network_of(config, Some(&cluster)).map_err(anyhow::Error::msg)?;
-    let name = own.name.unwrap_or_default();
-    Ok(format!(
-        "{file}: good; {}: good, {} nodes, this one is {name}",
-        config.cluster.display(),
-        cluster.nodes.len()
-    ))
+    let own = engine::network_of(config, cluster.as_ref()).map_err(anyhow::Error::msg)?;
+    let file = match &config.file {
+        Some(file) => format!("{}: good", file.display()),
+        None => "no configuration file: flags, variables and defaults are good".to_owned(),
+    };
+    let cluster = match &cluster {
+        Some(cluster) => {
+            let (path, count) = (config.cluster.display(), cluster.nodes.len());
+            let nodes = if count == 1 { "node" } else { "nodes" };
+            format!("{path}: good, {count} {nodes}, this one is {}", own.name.as_deref().unwrap_or_default())
+        }
+        None => "no cluster file: there are no other nodes".to_owned(),
+    };
+    let mut said = format!("{file}; {cluster}");
+    if own.pod_cidrs.is_empty() {
+        said.push_str(&format!("\nwarning: pods get no addresses: {}", IpamError::NoPool));
+    }
+    Ok(said)
 }
 
 /// Runs the daemon until a signal ends it, or another one has taken over. `inherited`: descriptors that the service

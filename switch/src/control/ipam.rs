@@ -33,7 +33,9 @@ const SEARCH: u128 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
     /// No pod CIDR is configured.
-    #[error("no pod CIDR is configured: give this node an entry with `pod_cidrs` in the cluster file")]
+    #[error(
+        "no pod CIDR is configured: give this node an entry in the cluster file, or set `pod_cidrs` in weft.toml"
+    )]
     NoPool,
     /// The pool is used up.
     #[error("no free address in {cidr}{}", quarantined(*held))]

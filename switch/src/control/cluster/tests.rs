@@ -64,6 +64,8 @@ fn every_error_has_its_line() {
         (edited("02:00:00:00:00:02", "02"), 11, "not a MAC address"),
         (edited("underlay = \"172.30.0.12\"\n", ""), 7, "missing field `underlay`"),
         (format!("[cluster]\nvni = 0\n{GOOD}"), 2, "not a VNI"),
+        (format!("[cluster]\nvni = x\n{GOOD}"), 2, "; vni is a number from 1 to 16777215"),
+        (format!("[cluster]\nport = \"vxlan\"\n{GOOD}"), 2, "; port is a number from 1 to 65535"),
         (format!("[cluster]\nport = 0\n{GOOD}"), 2, "not a UDP port"),
         (format!("[cluster]\nnode = \"n3\"\n{GOOD}"), 2, "expected one of: n1, n2"),
         (

@@ -27,9 +27,22 @@ fn errors_name_file_line_and_what_is_expected() {
         ),
         (
             "pod_cidrs = [\"10.0.0.1/24\"]",
-            "/weft.toml:1: pod_cidrs is 10.0.0.1/24 has host bits set; expected 10.0.0.0/24",
+            "/weft.toml:1: pod_cidrs is 10.0.0.1/24, which has host bits set; expected 10.0.0.0/24",
         ),
         ("pod_cidrs = [\n  \"10.0.0.0/33\"]", "/weft.toml:2: pod_cidrs: invalid IP address syntax"),
+        (
+            "pod_cidrs = [\"10.1.0.0\"]",
+            "/weft.toml:1: pod_cidrs: invalid IP address syntax; expected an address with its prefix length",
+        ),
+        (
+            "gateways = [\"10.1.0.0/24\"]",
+            "/weft.toml:1: gateways is 10.1.0.0/24, which is no host's address;",
+        ),
+        (
+            "log_level = \"inof\"",
+            "/weft.toml:1: log_level is `inof`; expected error, warn, info, debug, trace, off or a filter like",
+        ),
+        ("log_level = \"info,weft_switch\"", "/weft.toml:1: log_level is `info,weft_switch`; expected error"),
         ("log = \"xml\"", "/weft.toml:1: log: unknown variant `xml`, expected `text` or `json`"),
         ("bridge = \"a/b\"", "/weft.toml:1: bridge is `a/b`; expected a name of 1 to 15 characters"),
         ("run_dir = \"here\"", "/weft.toml:1: run_dir is `here`; expected an absolute path"),
@@ -48,9 +61,18 @@ fn errors_name_file_line_and_what_is_expected() {
     }
     let error = load("workers = 2", &["--workers", "99"]).unwrap_err();
     assert!(error.starts_with("--workers (or WEFT_WORKERS): workers is 99"), "{error}");
+    let error = load("", &["--pod-cidrs", "10.1.0.0"]).unwrap_err();
+    assert!(error.contains("the prefix length is missing; expected 10.1.0.0/N"), "{error}");
     let missing =
         Args { config: Some("/nonexistent/weft.toml".into()), ..Args::default() }.load().unwrap_err();
     assert!(missing.to_string().starts_with("/nonexistent/weft.toml: No such file"), "{missing}");
+}
+
+#[test]
+fn log_filters_are_taken_as_they_are() {
+    for good in ["info", "OFF", "warn,weft_switch=debug", "weft_switch=trace", "[span]=debug"] {
+        assert_eq!(load("", &["--log-level", good]).map(|config| config.log_level), Ok(good.to_owned()));
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use weft_api::port::PodRoute;
 use weft_encap::MacAddr;
 use weft_sys::link::{AddrFlags, Link, LinkChange, Netlink, RTPROT_WEFT, Route};
-use weft_sys::netns::{Netns, NsId};
+use weft_sys::netns::{NAMED_DIR, Netns, NsId};
 use weft_sys::sysctl;
 use weft_sys::tun::{MTU_MAX, Offloads, Tap, TapOptions, valid_name};
 
@@ -110,12 +110,27 @@ pub fn open_netns(name: Option<&str>) -> Result<Netns, EffectError> {
         Some(pid) if !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) => {
             match Netns::by_name(pid) {
                 Ok(named) => Ok(named),
-                Err(_) => pid.parse().map_err(std::io::Error::other).and_then(Netns::of_pid),
+                Err(_) => match pid.parse() {
+                    Ok(pid) => Netns::of_pid(pid),
+                    Err(_) => Err(std::io::ErrorKind::NotFound.into()),
+                },
             }
         }
         Some(name) => Netns::by_name(name),
     };
-    opened.map_err(|source| EffectError::Netns { name: name.unwrap_or("of weftd").to_owned(), source })
+    let name = name.unwrap_or("of weftd");
+    opened.map_err(|source| EffectError::Netns { name: name.to_owned(), source: where_looked(name, source) })
+}
+
+/// Of what is not there, where it was looked for.
+fn where_looked(name: &str, error: std::io::Error) -> std::io::Error {
+    if error.kind() != std::io::ErrorKind::NotFound || name.contains('/') {
+        return error;
+    }
+    let file = format!("there is no {NAMED_DIR}/{name}");
+    let is_number = name.bytes().all(|b| b.is_ascii_digit());
+    let process = if is_number { format!(", and no process {name}") } else { String::new() };
+    std::io::Error::new(std::io::ErrorKind::NotFound, file + &process)
 }
 
 /// The offloads that a spec leaves on.

@@ -13,6 +13,7 @@ use crate::control::config::Config;
 use crate::control::derive::{self, Machine};
 use crate::control::handover::Freeze;
 use crate::control::holder;
+use crate::control::ipam::IpamError;
 use crate::control::live::{Aside, Live, Opened};
 use crate::control::plan::{Step, plan};
 use crate::control::publish::Publisher;
@@ -276,6 +277,9 @@ impl Engine {
         }
         let bad = |error: &String| format!("the running configuration stays in force: {error}");
         degraded.extend(self.config_error.as_ref().map(bad));
+        if self.state.node.pod_cidrs.is_empty() {
+            degraded.push(format!("pods get no addresses: {}", IpamError::NoPool));
+        }
         degraded.extend(self.live.degraded(&self.state));
         let file = self.cluster.is_some() || self.config.cluster_is_told;
         let file = file.then(|| self.config.cluster.display().to_string());

@@ -338,6 +338,14 @@ fn namespaces_are_found_by_what_specs_call_them() {
     for name in [None, Some(pid.as_str()), Some("/proc/self/ns/net")] {
         assert_eq!(open_netns(name).unwrap().id().unwrap(), own, "{name:?}");
     }
+    for (name, told) in [
+        ("wefttest-eff-none", "wefttest-eff-none: there is no /run/netns/wefttest-eff-none"),
+        ("4194399", "4194399: there is no /run/netns/4194399, and no process 4194399"),
+        ("99999999999", "no process 99999999999"),
+    ] {
+        let error = open_netns(Some(name)).unwrap_err().to_string();
+        assert!(error.ends_with(told), "{error}");
+    }
     for name in ["wefttest-eff-none", "/nowhere", "4194399", "", ".."] {
         let error = open_netns(Some(name)).unwrap_err().to_string();
         assert!(error.starts_with("network namespace"), "{error}");
