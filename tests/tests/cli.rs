@@ -124,7 +124,8 @@ fn owners_and_bad_input() {
         for (line, message) in [
             ("add-br name-that-is-far-too-long-for-a-bridge", "15"),
             ("add-br a/b", "a/b"),
-            ("add-port br0 p1 netns=there-is-none", "there-is-none"),
+            ("add-port br0 p1 netns=there-is-none", "there is no /run/netns/there-is-none"),
+            ("add-port br0 p1 netns=4194399", "there is no /run/netns/4194399, and no process 4194399"),
             ("add-port br0 p1 colour=red", "colour"),
             ("add-port br0 p1 ip=10.244.1.300/24", "10.244.1.300"),
             (
@@ -149,6 +150,21 @@ fn owners_and_bad_input() {
         ensure!(code == 1 && error.contains("/run/weft-there-is-none.sock"), "{error}");
         Ok(())
     });
+}
+
+/// Flags that the environment gives need not be given.
+#[test]
+fn usage_lines_have_what_must_be_given() {
+    let mut command = std::process::Command::new(bin::path("weft"));
+    let output =
+        command.args(["add-port", "br0"]).env("WEFT_SOCKET", "/nowhere").output().expect("weft runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let usage = said.lines().find(|line| line.starts_with("Usage: "));
+    assert_eq!(usage, Some("Usage: weft add-port [OPTIONS] <BRIDGE> <PORT> [KEY=VALUE]..."), "{said}");
+    let output =
+        std::process::Command::new(bin::path("weft")).arg("status").env("WEFT_SOCKET", "/nowhere").output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).expect("weft runs");
+    assert!(said.contains("not running at /nowhere"), "{said}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl FromStr for PortKind {
             "tap" => Ok(PortKind::Tap),
             "internal" => Ok(PortKind::Internal),
             "vxlan" => Ok(PortKind::Vxlan),
-            _ => Err(format!("`{text}` is not a port type; expected tap, internal or vxlan")),
+            _ => Err(format!("`{text}` is not a port type; expected tap or vxlan")),
         }
     }
 }

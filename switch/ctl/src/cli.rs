@@ -27,9 +27,8 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong command line or `br-exists` say
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, about = ABOUT, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// Socket of the daemon
-    #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", hide_env_values = true,
-        default_value = weft_api::DEFAULT_SOCKET)]
+    /// Socket of the daemon [env: WEFT_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", default_value_os_t = socket())]
     pub(crate) socket: PathBuf,
     /// How to print
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
@@ -40,6 +39,13 @@ pub(crate) struct Cli {
     timeout: u64,
     #[command(subcommand)]
     pub(crate) verb: Verbs,
+}
+
+/// The daemon's socket unless told otherwise. Read here and not by clap, whose usage lines would name the flag as one that
+/// must be given.
+fn socket() -> PathBuf {
+    let told = std::env::var_os("WEFT_SOCKET").filter(|path| !path.is_empty());
+    told.map_or_else(|| weft_api::DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// A whole command line.

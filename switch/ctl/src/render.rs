@@ -38,6 +38,11 @@ pub(crate) fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
+/// How many: `1 node`, `2 nodes`.
+pub(crate) fn count(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The value, or a dash.
 pub(crate) fn or_dash<T: Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

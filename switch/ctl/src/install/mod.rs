@@ -121,6 +121,13 @@ pub(crate) fn install(options: &Options, client: &BlockingClient) -> Result<Repo
     let modern = speaks_latest(options, &bin_dirs, &mut report.notes)?;
 
     let status = client.wait_ready(options.wait)?;
+    if options.ipam == Ipam::BuiltIn && status.pools.is_empty() {
+        report.notes.push(
+            "no pod gets an address until the daemon has a pod CIDR: give this node an entry in the cluster file, or \
+             set `pod_cidrs` in weft.toml"
+                .to_owned(),
+        );
+    }
     let list = conflist::make(options, ipam(&options.ipam, &status)?, modern);
     for dir in &bin_dirs {
         let path = dir.join(PLUGIN);

@@ -102,6 +102,15 @@ fn plugin_and_conflist_are_put_in_place_and_taken_away() {
     assert_eq!(fs::metadata(host.conf(CONFLIST)).unwrap().permissions().mode() & 0o777, 0o644);
     assert_eq!(fs::read_dir(host.conf("")).unwrap().count(), 2);
 
+    // Without a pod CIDR it is of no use yet.
+    let pools = STATUS.find("\"pools\"").unwrap()..STATUS.find("\"foreign_chains\"").unwrap();
+    let mut status = STATUS.to_owned();
+    status.replace_range(pools, "\"pools\": [],\n");
+    host.daemon.answer(weft_api::paths::STATUS, 200, &status);
+    let (exit, text) = host.install("");
+    assert!(exit == Exit::Ok && text.contains("note: no pod gets an address"), "{text}");
+    host.daemon.answer(weft_api::paths::STATUS, 200, STATUS);
+
     // Twice is the same as once.
     assert_eq!(host.install("").0, Exit::Ok);
     let (exit, text) = host.weft("uninstall", "");

@@ -167,6 +167,42 @@ fn names_as_ovs_vsctl_prints_them() {
 }
 
 #[test]
+fn show_may_follow_verbs_that_only_print() {
+    let daemon = daemon();
+    for verb in ["tunnel", "stats", "drops"] {
+        assert_eq!(daemon.weft(&format!("{verb} show")), daemon.weft(verb));
+    }
+    for line in ["tunnel shows", "stats shows"] {
+        assert_eq!(daemon.weft(line), (Exit::Failed, String::new()), "{line}");
+    }
+    assert_eq!(daemon.weft("drops shows").0, Exit::Usage);
+}
+
+/// The message of a line that is refused without asking the daemon for a change.
+fn refusal(daemon: &Daemon, line: &str) -> String {
+    let socket = daemon.socket().display().to_string();
+    let words = ["weft", "--socket", &socket].into_iter().chain(line.split_whitespace());
+    let line = crate::cli::Line::parse(&words.map(Into::into).collect::<Vec<_>>()).unwrap();
+    let mut session = super::Session::new(line.settings.clone());
+    super::execute(&line, &mut session).unwrap_err().to_string()
+}
+
+#[test]
+fn routes_say_what_is_missing() {
+    let daemon = daemon();
+    for word in ["via", "tunnel"] {
+        let error = refusal(&daemon, &format!("route add br0 10.2.0.0/24 {word}"));
+        assert!(error.starts_with(&format!("{word} needs an address")), "{error}");
+    }
+    for line in ["route add br0 10.55.0.0 local", "route del br0 10.55.0.0"] {
+        let words = ["weft"].into_iter().chain(line.split_whitespace());
+        let error =
+            crate::cli::Line::parse(&words.map(Into::into).collect::<Vec<_>>()).unwrap_err().to_string();
+        assert!(error.contains("the prefix length is missing; expected 10.55.0.0/N"), "{error}");
+    }
+}
+
+#[test]
 fn get_prints_values() {
     let daemon = daemon();
     insta::assert_snapshot!(shown(
@@ -181,6 +217,22 @@ fn get_prints_values() {
         ]
     ));
     assert_eq!(daemon.weft("get port shop-web colour").0, Exit::Usage);
+    for (line, told) in [
+        (
+            "get port shop-db statistics:bogus",
+            "`bogus` is not in statistics of port shop-db; there are: rx_bytes, rx",
+        ),
+        (
+            "get port shop-db external_ids:nope",
+            "`nope` is not in external_ids of port shop-db, which is empty",
+        ),
+        ("get port shop-web external-ids:nope", "there are: container, namespace, network, pod, team"),
+        ("get port shop-web mac:nope", "mac of port shop-web has no keys"),
+        ("get bridge br0 nope:nope", "`nope:nope` is not a setting of bridge br0; known are:"),
+    ] {
+        let error = refusal(&daemon, line);
+        assert!(error.contains(told), "{line}: {error}");
+    }
     assert_eq!(daemon.weft("get port nope mac").0, Exit::Failed);
 }
 

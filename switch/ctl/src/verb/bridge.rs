@@ -28,7 +28,7 @@ pub(crate) struct AddBr {
     /// Settings of the form key=value
     #[arg(value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
-    /// An existing bridge is no error
+    /// An existing bridge with these settings is no error
     #[arg(long)]
     may_exist: bool,
 }

@@ -40,7 +40,7 @@ Examples:
         /// Name of the node that this machine is; absent: found by local address
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
-        /// The file, also as -o FILE
+        /// The file; also as -o FILE, where FILE is not table or json
         #[arg(long, value_name = "FILE", env = "WEFT_CLUSTER", hide_env_values = true,
             default_value = cluster::DEFAULT_FILE)]
         file: PathBuf,
@@ -73,7 +73,9 @@ fn import(session: &mut Session, node: Option<&str>, path: &PathBuf) -> anyhow::
         .with_context(|| format!("{} is left as it was", path.display()))?;
     file::write(path, text.as_bytes(), 0o644)?;
     let report = Imported { file: path.display().to_string(), nodes: count };
-    session.print(&report, |report| format!("{} nodes written to {}\n", report.nodes, report.file));
+    session.print(&report, |report| {
+        format!("{} written to {}\n", render::count(report.nodes, "node"), report.file)
+    });
     Ok(())
 }
 

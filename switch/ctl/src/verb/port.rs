@@ -11,7 +11,7 @@ use crate::session::{Exit, Session, UsageError};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Settings:
-  type=tap|internal|vxlan   what it is made of (tap)
+  type=tap|vxlan            what it is made of (tap)
   netns=NAME|PATH|PID       namespace of the device; absent: the daemon's own
   ifname=NAME               name of the device in its namespace (eth0)
   mac=MAC                   its MAC
@@ -41,7 +41,7 @@ pub(crate) struct AddPort {
     /// Settings of the form key=value
     #[arg(value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
-    /// An existing port on that bridge is no error
+    /// An existing port on that bridge with these settings is no error
     #[arg(long)]
     may_exist: bool,
 }
@@ -124,7 +124,12 @@ pub(super) fn all(session: &mut Session) -> anyhow::Result<Vec<PortInfo>> {
 
 /// The port of that name.
 pub(super) fn find(session: &mut Session, name: &str) -> anyhow::Result<PortInfo> {
-    all(session)?
+    named(all(session)?, name)
+}
+
+/// The one of `ports` that has that name.
+pub(super) fn named(ports: Vec<PortInfo>, name: &str) -> anyhow::Result<PortInfo> {
+    ports
         .into_iter()
         .find(|port| port.spec.name == name)
         .ok_or_else(|| anyhow::anyhow!("no port is named {name}; `weft show` lists them"))

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use weft_api::report::RouteEntry;
 use weft_api::transaction::{RouteSpec, Via};
-use weft_api::{Command, MacAddr, Owner, Vni, paths};
+use weft_api::{Command, MacAddr, Owner, Vni, paths, prefix};
 
 use super::{Verb, bridge};
 use crate::render;
@@ -38,6 +38,7 @@ Examples:
         /// The bridge
         bridge: String,
         /// Destination prefix
+        #[arg(value_parser = prefix)]
         dst: IpNet,
         /// `via ADDRESS` of a neighbour, `tunnel ADDRESS` of a node, `node`, `local` or `unreachable`
         #[arg(required = true, num_args = 1..=2, value_names = ["WHERE", "ADDRESS"])]
@@ -61,6 +62,7 @@ Examples:
         /// The bridge
         bridge: String,
         /// Destination prefix
+        #[arg(value_parser = prefix)]
         dst: IpNet,
         /// A missing route is no error
         #[arg(long)]
@@ -110,6 +112,9 @@ fn via(target: &[String], tunnel: Via) -> Result<Via, UsageError> {
             return Ok(Via::Tunnel { remote: address(remote)?, vni: *vni, mac: *mac, udp_port: *udp_port });
         }
         (["via", ip], _) => Via::Gateway { ip: address(ip)? },
+        ([word @ ("via" | "tunnel")], _) => {
+            return Err(UsageError::new(format!("{word} needs an address, like `{word} 192.0.2.7`")));
+        }
         (["node"], _) => Via::Node,
         (["local"], _) => Via::Local,
         (["unreachable"], _) => Via::Unreachable,

@@ -113,12 +113,13 @@ impl Verb for Get {
                 Some(value) => value.clone(),
                 None if self.if_exists => Value::Null,
                 None => {
+                    let key = keys::canonical(key);
                     let what = format!(
                         "{} {}",
                         if self.table == Table::Bridge { "bridge" } else { "port" },
                         self.name
                     );
-                    return Err(keys::unknown(key, &what, record.keys().map(String::as_str)).into());
+                    return Err(not_there(&record, &key, &what).into());
                 }
             };
             values.push((key.clone(), value));
@@ -170,13 +171,31 @@ fn port_record(info: &PortInfo) -> Value {
     })
 }
 
-/// `column` or `column:key`; a key that is absent from an existing column is null.
+/// `column` or `column:key`.
 fn lookup<'a>(record: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     if let Some(value) = record.get(key) {
         return Some(value);
     }
     let (column, key) = key.split_once(':')?;
     record.get(column)?.get(key)
+}
+
+/// The error for a key that [`lookup`] does not find.
+fn not_there(record: &Map<String, Value>, key: &str, what: &str) -> UsageError {
+    let column = key.split_once(':').and_then(|(column, key)| Some((column, record.get(column)?, key)));
+    match column {
+        None => keys::unknown(key, what, record.keys().map(String::as_str)),
+        Some((column, Value::Object(map), key)) if !map.is_empty() => {
+            let known = map.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            UsageError::new(format!("`{key}` is not in {column} of {what}; there are: {known}"))
+        }
+        Some((column, Value::Object(_), key)) => {
+            UsageError::new(format!("`{key}` is not in {column} of {what}, which is empty"))
+        }
+        Some((column, ..)) => {
+            UsageError::new(format!("{column} of {what} has no keys; leave `:` and the rest out"))
+        }
+    }
 }
 
 /// A value on one line: lists with commas, maps as `{key=value}`, nothing as `[]`, as ovs-vsctl has it.

@@ -36,13 +36,16 @@ struct Report {
 
 impl Verb for Stats {
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
-        if let Some(name) = &self.port {
-            let counters = port::find(session, name)?.counters;
+        let ports = port::all(session)?;
+        // As `fdb show` and `route show`; a port may have that name.
+        let is_verb = |name: &&String| *name == "show" && !ports.iter().any(|port| port.spec.name == **name);
+        if let Some(name) = self.port.as_ref().filter(|name| !is_verb(name)) {
+            let counters = port::named(ports, name)?.counters;
             session.print(&counters, |counters| render_ports(&BTreeMap::from([(name.clone(), *counters)])));
             return Ok(Exit::Ok);
         }
         let switch: report::Stats = session.get(paths::STATS)?;
-        let ports = port::all(session)?.into_iter().map(|port| (port.spec.name, port.counters)).collect();
+        let ports = ports.into_iter().map(|port| (port.spec.name, port.counters)).collect();
         session.print(&Report { switch, ports }, |report| {
             format!("{}\n{}", render_totals(&report.switch), render_ports(&report.ports))
         });
@@ -53,7 +56,11 @@ impl Verb for Stats {
 /// Print what was dropped and why
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weft drops")]
-pub(crate) struct Drops {}
+pub(crate) struct Drops {
+    // As `fdb show` and `route show`.
+    #[arg(hide = true, value_parser = ["show"])]
+    show: Option<String>,
+}
 
 impl Verb for Drops {
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
@@ -92,7 +99,7 @@ fn render_drops(drops: &[DropCount]) -> String {
         return "nothing was dropped\n".to_owned();
     }
     render::table(
-        ["COUNT", "REASON", "FROM", "MEANING"],
+        ["COUNT", "REASON", "FROM (NAME COUNT)", "MEANING"],
         &["COUNT"],
         drops.iter().map(|drop| {
             let from = render::list(

@@ -39,7 +39,7 @@ fn text(status: &report::Status) -> String {
         ("overlay mtu", status.overlay_mtu.to_string()),
     ];
     if let Some(file) = &status.cluster.file {
-        fields.push(("cluster", format!("{file}, {} nodes", status.cluster.nodes)));
+        fields.push(("cluster", format!("{file}, {}", render::count(status.cluster.nodes, "node"))));
     }
     if let Some(error) = &status.cluster.error {
         fields.push(("cluster error", format!("{error}; the last good version stays in force")));

@@ -20,15 +20,14 @@ pub(crate) struct Tunnel {
 impl Verb for Tunnel {
     fn run(&self, session: &mut Session) -> anyhow::Result<Exit> {
         let mut peers: Vec<TunnelEntry> = session.get(paths::TUNNELS)?;
-        peers.retain(|entry| {
-            self.peer
-                .as_ref()
-                .is_none_or(|peer| entry.node.as_ref() == Some(peer) || entry.remote.to_string() == *peer)
-        });
-        if let Some(name) = &self.peer
-            && peers.is_empty()
-        {
-            anyhow::bail!("no peer is {name}; `weft tunnel` lists them");
+        let is_called = |entry: &TunnelEntry, name: &String| {
+            entry.node.as_ref() == Some(name) || entry.remote.to_string() == *name
+        };
+        // As `fdb show` and `route show`; a node may have that name.
+        let is_verb = |name: &&String| *name == "show" && !peers.iter().any(|entry| is_called(entry, name));
+        if let Some(name) = self.peer.as_ref().filter(|name| !is_verb(name)) {
+            peers.retain(|entry| is_called(entry, name));
+            anyhow::ensure!(!peers.is_empty(), "no peer is {name}; `weft tunnel` lists them");
         }
         peers.sort_by_key(|peer| (peer.vni, peer.remote, peer.udp_port));
         session.print(&peers, |peers| text(peers));
