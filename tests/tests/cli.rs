@@ -160,7 +160,7 @@ fn usage_lines_have_what_must_be_given() {
         command.args(["add-port", "br0"]).env("WEFT_SOCKET", "/nowhere").output().expect("weft runs");
     let said = String::from_utf8_lossy(&output.stderr);
     let usage = said.lines().find(|line| line.starts_with("Usage: "));
-    assert_eq!(usage, Some("Usage: weft add-port [OPTIONS] <BRIDGE> <PORT> [KEY=VALUE]..."), "{said}");
+    assert_eq!(usage, Some("Usage: weft add-port <BRIDGE> <PORT> [KEY=VALUE]..."), "{said}");
     let output =
         std::process::Command::new(bin::path("weft")).arg("status").env("WEFT_SOCKET", "/nowhere").output();
     let said = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).expect("weft runs");
