@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use weft_tests::traffic::ping;
-use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, ensure, eventually};
+use weft_tests::{Context, Lab, Namespace, Node, Options, Result, as_root, ensure};
 
 /// Cuts a file short, or writes over all but its first page.
 fn damage(path: &Path, cut: bool) -> Result<()> {
@@ -87,10 +87,7 @@ fn pods_go_on_with_a_damaged_store() {
         ping(&a.ns, &d.ip(), 3)?;
         node.cni().check(&a.id, &a.ns.path(), &a.result)?;
         node.cni().version("1.1.0").gc(&[&a.id, &d.id])?;
-        eventually(5, || {
-            c.ns.loses("eth0").context("GC left the device")?;
-            Ok(())
-        })?;
+        c.ns.loses("eth0").context("GC left the device")?;
         node.cni().check(&a.id, &a.ns.path(), &a.result)?;
         node.cni().del(&a.id, &a.ns.path())?;
         a.ns.loses("eth0").context("DEL left the device")?;

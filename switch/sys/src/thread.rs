@@ -36,35 +36,49 @@ pub fn cpu_ns<T>(thread: &JoinHandle<T>) -> Option<u64> {
 /// # Errors
 /// `Unsupported`: the thread is not scheduled as `SCHED_OTHER` or `SCHED_BATCH`. What the kernel refuses.
 pub fn set_slice(slice: Duration) -> io::Result<()> {
-    // `struct sched_attr` (include/uapi/linux/sched/types.h) as of its first version, which every kernel knows.
-    #[repr(C)]
-    #[derive(Default)]
-    struct SchedAttr {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
-    const SIZE: u32 = size_of::<SchedAttr>() as u32;
-    const CALLING_THREAD: libc::pid_t = 0;
-    const NO_FLAGS: libc::c_uint = 0;
-    let done = |result: libc::c_long| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    let mut attr = SchedAttr::default();
-    // SAFETY: the kernel writes at most `SIZE` bytes to `attr`, which has as many.
-    done(unsafe {
-        libc::syscall(libc::SYS_sched_getattr, CALLING_THREAD, &raw mut attr, SIZE as libc::c_uint, NO_FLAGS)
-    })?;
+    let mut attr = scheduling()?;
     if !matches!(attr.policy as libc::c_int, libc::SCHED_OTHER | libc::SCHED_BATCH) {
         return Err(io::ErrorKind::Unsupported.into());
     }
     attr.runtime = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
-    attr.size = SIZE;
+    attr.size = SchedAttr::SIZE;
     // SAFETY: the kernel reads `attr.size` bytes of `attr`, all of which are set.
     done(unsafe { libc::syscall(libc::SYS_sched_setattr, CALLING_THREAD, &raw const attr, NO_FLAGS) })
+}
+
+/// `struct sched_attr` (include/uapi/linux/sched/types.h) as of its first version, which every kernel knows.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+impl SchedAttr {
+    const SIZE: u32 = size_of::<Self>() as u32;
+}
+
+const CALLING_THREAD: libc::pid_t = 0;
+const NO_FLAGS: libc::c_uint = 0;
+
+/// How the calling thread is scheduled.
+fn scheduling() -> io::Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    // SAFETY: the kernel writes at most `SIZE` bytes to `attr`, which has as many.
+    done(unsafe {
+        libc::syscall(libc::SYS_sched_getattr, CALLING_THREAD, &raw mut attr, SchedAttr::SIZE, NO_FLAGS)
+    })?;
+    Ok(attr)
+}
+
+fn done(result: libc::c_long) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How long a thread of this process has run, and how long it has waited for a CPU although it could have run, in
@@ -102,18 +116,23 @@ mod tests {
     }
 
     #[test]
-    fn a_short_slice_leaves_niceness_as_it_is() {
-        let niceness = std::thread::spawn(|| {
-            // SAFETY: plain numbers; nice(2) is of the calling thread alone.
-            let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-            // SAFETY: as above.
+    fn a_short_slice_is_taken_and_niceness_stays() {
+        let after = std::thread::spawn(|| {
+            // SAFETY: plain numbers; on Linux it is of the calling thread alone.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) };
-            let before = nice();
             set_slice(Duration::from_micros(100)).expect("an ordinary thread");
-            (before, nice())
+            scheduling().expect("of this thread")
         });
-        let (before, after) = niceness.join().expect("no panic");
-        assert_eq!(before, after);
+        let after = after.join().expect("no panic");
+        assert_eq!(after.nice, 5);
+        let kernel = rustix::system::uname();
+        let mut version = kernel.release().to_str().unwrap_or_default().split('.').map(str::parse::<u32>);
+        // Linux 6.12 and later keep it.
+        if let (Some(Ok(major)), Some(Ok(minor))) = (version.next(), version.next())
+            && (major, minor) >= (6, 12)
+        {
+            assert_eq!(after.runtime, 100_000);
+        }
     }
 
     #[test]

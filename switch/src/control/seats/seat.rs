@@ -79,6 +79,7 @@ impl Seat {
         if let Some(before) = self.moved.take()
             && rate * 1000 < before.rate * AS_MUCH
             && now.idle.iter().any(|(cpu, _)| *cpu == before.cpu)
+            && !taken.contains(&before.cpu)
         {
             (self.cpu, self.since) = (before.cpu, now);
             return;
@@ -210,6 +211,9 @@ mod tests {
         let mut seat = moved(20_000);
         seat.judge(account(2500, (0, 1900), &[(1, 1900), (2, 0)]), &[1]);
         assert_eq!(seat.cpu, 1, "where it was it may not be any more");
+        let mut seat = moved(20_000);
+        seat.judge(account(2500, (0, 1900), &[(0, 0), (1, 1900)]), &[0, 1]);
+        assert_eq!(seat.cpu, 1, "another worker has its seat");
     }
 
     #[test]
