@@ -82,6 +82,12 @@ impl Plan {
         self.payload.div_ceil(self.size).max(1)
     }
 
+    /// Bytes of all segments, without prefixes.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.count() * self.header_len + self.payload
+    }
+
     /// Length of segment `index`, without prefix, bytes.
     #[inline]
     pub fn segment_len(&self, index: usize) -> usize {

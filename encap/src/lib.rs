@@ -39,6 +39,8 @@ pub mod icmpv6;
 pub mod ipv4;
 /// IPv6 and its extension headers.
 pub mod ipv6;
+/// Headers before a superframe that leaves whole.
+pub mod outer;
 /// The one pass that turns bytes into [`Headers`].
 pub mod parse;
 /// IP protocol numbers.

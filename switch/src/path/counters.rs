@@ -40,6 +40,8 @@ totals! {
     ChecksumsComputed = "checksums_computed",
     /// Superframes that the switch cut. 0 for traffic between local ports.
     SuperframesCut = "superframes_cut",
+    /// Superframes that left for a peer whole, to be cut by the kernel or the network card.
+    SuperframesSent = "superframes_sent",
     /// Superframes that the switch made of a tunnel's segments.
     SuperframesGlued = "superframes_glued",
     /// Superframes from a tunnel that came whole.

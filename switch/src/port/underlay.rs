@@ -3,15 +3,20 @@
 //! - A sending socket has one source port for its life. The inner flow's hash picks the socket: a flow keeps its path
 //!   through the underlay, flows spread over [`SENDERS`] of them, and frames of different flows that share a socket
 //!   can share a send.
+//! - A superframe leaves whole where the kernel has a device for that ([`TunnelGso`]), else it is cut here.
 //! - Receiving gives superframes: the kernel's `UDP_GRO` hands over runs of datagrams, whose inner segments are glued
 //!   together again ([`Receiver`]).
 
 mod rx;
 mod tx;
+mod whole;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use weft_sys::tunnel_gso::TunnelGso;
 use weft_sys::udp::{self, UdpOptions, UdpSocket};
 
 pub use rx::{Receiver, Tally};
@@ -38,6 +43,7 @@ pub struct Underlay {
     v4: Option<Sockets>,
     v6: Option<Sockets>,
     max_segments: usize,
+    whole: Option<Whole>,
 }
 
 /// One family's sockets.
@@ -45,6 +51,15 @@ pub struct Underlay {
 struct Sockets {
     receiver: UdpSocket,
     senders: Vec<UdpSocket>,
+    /// Their own addresses.
+    sources: Vec<SocketAddr>,
+}
+
+/// The device that takes superframes whole.
+#[derive(Debug)]
+struct Whole {
+    device: Arc<TunnelGso>,
+    in_use: AtomicBool,
 }
 
 /// What a socket of an underlay is for.
@@ -95,15 +110,19 @@ impl UnderlayConfig {
 }
 
 impl Sockets {
-    fn collect(sockets: Vec<(SocketRole, UdpSocket)>) -> Option<Self> {
-        let (mut receiver, mut senders) = (None, Vec::new());
+    /// `None`: of a family without addresses.
+    fn collect(sockets: Vec<(SocketRole, UdpSocket)>) -> io::Result<Option<Self>> {
+        let (mut receiver, mut senders, mut sources) = (None, Vec::new(), Vec::new());
         for (role, socket) in sockets {
             match role {
                 SocketRole::Receiver => receiver = Some(socket),
-                SocketRole::Sender(_) => senders.push(socket),
+                SocketRole::Sender(_) => {
+                    sources.push(socket.local_addr()?);
+                    senders.push(socket);
+                }
             }
         }
-        Some(Sockets { receiver: receiver?, senders })
+        Ok(receiver.map(|receiver| Sockets { receiver, senders, sources }))
     }
 }
 
@@ -136,8 +155,40 @@ impl Underlay {
             }
             if spec.addr.is_ipv6() { &mut v6 } else { &mut v4 }.push((spec.role, socket));
         }
-        let (v4, v6) = (Sockets::collect(v4), Sockets::collect(v6));
-        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments() })
+        let (v4, v6) = (Sockets::collect(v4)?, Sockets::collect(v6)?);
+        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments(), whole: None })
+    }
+
+    /// Lets superframes leave whole by this device, of the same namespace.
+    #[must_use]
+    pub fn with_tunnel_gso(mut self, device: Arc<TunnelGso>) -> Self {
+        self.whole = Some(Whole { device, in_use: AtomicBool::new(true) });
+        self
+    }
+
+    /// The device by which superframes leave whole, if there is one.
+    pub fn tunnel_gso(&self) -> Option<&Arc<TunnelGso>> {
+        self.whole.as_ref().map(|whole| &whole.device)
+    }
+
+    /// Whether that device is used. Without it, superframes are cut.
+    pub fn use_tunnel_gso(&self, in_use: bool) {
+        if let Some(whole) = &self.whole {
+            // Relaxed: a worker may see it a little later.
+            whole.in_use.store(in_use, Ordering::Relaxed);
+        }
+    }
+
+    /// The device for a superframe, and the address that socket `sender` sends from.
+    #[inline]
+    fn whole(&self, ipv6: bool, sender: u8) -> Option<(&TunnelGso, SocketAddr)> {
+        let whole = self.whole.as_ref()?;
+        // Relaxed: see `Underlay::use_tunnel_gso`.
+        if !whole.in_use.load(Ordering::Relaxed) {
+            return None;
+        }
+        let source = self.family(ipv6)?.sources.get(usize::from(sender))?;
+        Some((&whole.device, *source))
     }
 
     /// All its sockets, what each is for, and whether it is IPv6's.

@@ -7,6 +7,7 @@
 //!
 //! - `netns`: network namespaces by descriptor, and running code inside one
 //! - `tun`: TAP devices with vnet header and offloads
+//! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
 //! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
@@ -21,6 +22,7 @@
 //! - `thread`: what a thread costs
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod bpf;
 pub mod checksum;
 mod cmsg;
 mod ioctl;
@@ -36,6 +38,7 @@ pub mod seqpacket;
 pub mod sysctl;
 pub mod thread;
 pub mod tun;
+pub mod tunnel_gso;
 pub mod udp;
 
 #[cfg(test)]

@@ -411,17 +411,17 @@ fn kernel<'a>(what: &'static str, name: &'a str) -> impl FnOnce(io::Error) -> Er
     move |source| Error::Kernel { what, name: name.to_owned(), source }
 }
 
-fn open() -> io::Result<OwnedFd> {
+pub(crate) fn open() -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open("/dev/net/tun", flags, Mode::empty())?)
 }
 
-fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: TapFlags) -> io::Result<()> {
+pub(crate) fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: TapFlags) -> io::Result<()> {
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, whose size `IfReq` has; all its fields are integers.
     unsafe { ioctl::by_ref(fd, libc::TUNSETIFF, &mut IfReq::new(name, flags)) }.map(drop)
 }
 
-fn get_iff(fd: BorrowedFd<'_>) -> io::Result<(String, TapFlags)> {
+pub(crate) fn get_iff(fd: BorrowedFd<'_>) -> io::Result<(String, TapFlags)> {
     let mut request = IfReq::new("", TapFlags::empty());
     // SAFETY: TUNGETIFF writes one `struct ifreq`, whose size `IfReq` has; all its fields are integers.
     unsafe { ioctl::by_ref(fd, libc::TUNGETIFF, &mut request) }?;
@@ -430,7 +430,7 @@ fn get_iff(fd: BorrowedFd<'_>) -> io::Result<(String, TapFlags)> {
     Ok((name, TapFlags::from_bits_retain(request.flags)))
 }
 
-fn set_int(fd: BorrowedFd<'_>, request: libc::Ioctl, mut value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set_int(fd: BorrowedFd<'_>, request: libc::Ioctl, mut value: libc::c_int) -> io::Result<()> {
     // SAFETY: used with TUNSETVNETHDRSZ and TUNSETSNDBUF, which read one int.
     unsafe { ioctl::by_ref(fd, request, &mut value) }.map(drop)
 }
@@ -441,8 +441,12 @@ fn set_persist(fd: BorrowedFd<'_>, persist: bool) -> io::Result<()> {
 }
 
 fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result<()> {
+    set_offload_bits(fd, offloads.bits().into())
+}
+
+pub(crate) fn set_offload_bits(fd: BorrowedFd<'_>, bits: libc::c_ulong) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes a value.
-    unsafe { ioctl::by_value(fd, libc::TUNSETOFFLOAD, offloads.bits().into()) }.map(drop)
+    unsafe { ioctl::by_value(fd, libc::TUNSETOFFLOAD, bits) }.map(drop)
 }
 
 /// All at once first; then, on an older kernel, each bit on top of those already taken.

@@ -1,4 +1,4 @@
-//! To a peer: superframes cut into one send each, small frames of equal length joined into one.
+//! To a peer: superframes whole or cut, one send each, small frames of equal length joined into one.
 
 use weft_encap::Reason;
 
@@ -58,6 +58,10 @@ impl Turn<'_> {
     fn superframe(&mut self, packet: &Packet) {
         let ingress = packet.frame.ingress;
         match self.transmitter.superframe(self.underlay, self.peer, packet) {
+            Ok(outcome) if outcome.whole => {
+                self.counters.add(Total::SuperframesSent, 1);
+                self.count(&outcome);
+            }
             Ok(outcome) => {
                 self.counters.add(Total::SuperframesCut, 1);
                 self.counters.add(Total::ChecksumsComputed, outcome.packets + outcome.refused);

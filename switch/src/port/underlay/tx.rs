@@ -1,6 +1,6 @@
 //! To the wire: inner frames to as few sends as can be.
 //!
-//! A superframe is cut into one contiguous buffer, checksums folded into the copy, and leaves as one `UDP_SEGMENT`
+//! A superframe that cannot leave whole is cut into one contiguous buffer, checksums folded into the copy, and leaves as one `UDP_SEGMENT`
 //! send. Small frames of equal length that share peer, sending socket and congestion mark leave as one send too,
 //! whatever flows they are of; the last may be shorter.
 
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use weft_encap::gso::{self, MAX_SEND, MAX_SEND_PIECES, Plan};
 use weft_encap::{Gso, Headers, Reason, Vni, checksum, ecn, vxlan};
 
-use super::Underlay;
+use super::{Underlay, whole};
 use crate::mem::Frame;
 use crate::table::Peer;
 
@@ -42,17 +42,21 @@ pub struct Outcome {
     pub refused: u64,
     /// Why the last of those did not.
     pub reason: Option<Reason>,
+    /// They left as one superframe.
+    pub whole: bool,
 }
 
 /// One worker's buffer for cut superframes.
 #[derive(Debug)]
 pub struct Transmitter {
     cut: Box<[u8]>,
+    /// IPv4 identification of the next packet that leaves in a whole superframe.
+    id: u16,
 }
 
 impl Default for Transmitter {
     fn default() -> Self {
-        Transmitter { cut: vec![0; MAX_SEND].into_boxed_slice() }
+        Transmitter { cut: vec![0; MAX_SEND].into_boxed_slice(), id: 0 }
     }
 }
 
@@ -84,13 +88,13 @@ impl Packet {
         room
     }
 
-    fn tos(&self) -> u8 {
+    pub(super) fn tos(&self) -> u8 {
         ecn::outer_tos(&self.headers)
     }
 }
 
 impl Transmitter {
-    /// Cuts and sends a superframe.
+    /// Sends a superframe whole, or cuts and sends it.
     ///
     /// # Errors
     /// [`Reason::BadGso`], [`Reason::BadVnetHeader`]: it cannot be cut; nothing was sent.
@@ -106,6 +110,10 @@ impl Transmitter {
             return Err(Reason::BadGso);
         }
         let plan = Plan::new(headers, gso)?;
+        if let Some(outcome) = whole::send(underlay, peer, packet, &plan, self.id) {
+            self.id = self.id.wrapping_add(plan.count() as u16);
+            return Ok(outcome);
+        }
         let most = underlay.max_segments().min(MAX_SEND_PIECES);
         let mut outcome = Outcome::default();
         let mut first = 0;
