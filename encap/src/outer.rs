@@ -130,3 +130,106 @@ impl Outer {
         Some(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+    use super::*;
+    use crate::support::Spec;
+    use crate::{Gso, checksum, parse};
+
+    const VNI: u32 = 0x12_3456;
+
+    /// What stands before a frame, and the frame.
+    fn sent(spec: &Spec, v6: bool, gso: Gso) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut frame = spec.build();
+        let headers = parse(&frame).unwrap();
+        checksum::owe(&mut frame, &headers);
+        let vnet = VnetHdr::describe(&headers, gso, true);
+        let (source, destination) = match v6 {
+            true => ("[2001:db8::1]:40000", "[2001:db8::2]:4789"),
+            false => ("192.0.2.1:40000", "192.0.2.2:4789"),
+        };
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        let outer = Outer { source, destination, tos: 2, id: 77, vni: Vni::new(VNI).unwrap() };
+        let mut out = [0xaa; MAX_LEN];
+        let len = outer.write(&mut out, &vnet, &headers, frame.len())?;
+        Some((out[..len].to_vec(), frame))
+    }
+
+    #[test]
+    fn outer_headers_are_what_another_implementation_reads() {
+        for (v6, ip) in [(false, ipv4::LEN), (true, ipv6::LEN)] {
+            let (before, frame) = sent(&Spec::tcp4(vec![7; 5000]), v6, Gso::Tcp { size: 1000 }).unwrap();
+            let all = [&before[VNET_LEN..], &frame].concat();
+            let packet = SlicedPacket::from_ethernet(&all).unwrap();
+            let udp = match packet.transport.unwrap() {
+                TransportSlice::Udp(udp) => udp,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((udp.source_port(), udp.destination_port()), (40_000, 4789));
+            assert_eq!(usize::from(udp.length()), 8 + 8 + frame.len());
+            let (vni, inner) = vxlan::pop(udp.payload()).unwrap();
+            assert_eq!((vni.get(), inner), (VNI, &frame[..]));
+            match packet.net.unwrap() {
+                NetSlice::Ipv4(slice) => {
+                    let header = slice.header().to_header();
+                    assert_eq!(header.header_checksum, header.calc_header_checksum());
+                    assert_eq!(
+                        (header.identification, header.dont_fragment, header.time_to_live),
+                        (77, false, TTL)
+                    );
+                    assert_eq!(header.ecn.value(), 2);
+                    assert_eq!(udp.checksum(), 0);
+                }
+                NetSlice::Ipv6(slice) => {
+                    let header = slice.header().to_header();
+                    assert_eq!((header.traffic_class, header.hop_limit), (2, TTL));
+                    // Owed: with the sum over the rest it comes out right.
+                    let at = VNET_LEN + eth::LEN + ip;
+                    let mut rest = [&before[at..], &frame].concat();
+                    let owed = u16::from_be_bytes([rest[6], rest[7]]);
+                    rest[6..8].fill(0);
+                    let whole = checksum::Sum::of(&rest).add16(owed).finish();
+                    let udp = etherparse::UdpHeader { checksum: 0, ..udp.to_header() };
+                    let right = udp.calc_checksum_ipv6(&header, &rest[8..]).unwrap();
+                    assert_eq!(whole, right);
+                }
+                NetSlice::Arp(_) => panic!("no IP"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_vnet_header_names_the_inner_headers() {
+        let word = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        for (v6, outer, flags, kind) in [(false, 50, 1, 0x21), (true, 70, 1 | 8, 0x41)] {
+            let (before, frame) = sent(&Spec::tcp4(vec![7; 5000]), v6, Gso::Tcp { size: 1000 }).unwrap();
+            let headers = parse(&frame).unwrap();
+            assert_eq!((before[0], before[1]), (flags, kind));
+            let words = [2, 4, 6, 8, 20, 22].map(|at| word(&before, at));
+            let l4 = outer + headers.l4_at;
+            assert_eq!(words, [outer + headers.payload_at, 1000, l4, 16, outer - 16, outer + headers.l3_at]);
+            let longest =
+                u16::from_ne_bytes([before[VNET_LEN + LONGEST_AT], before[VNET_LEN + LONGEST_AT + 1]]);
+            assert_eq!(longest, outer - 14 + headers.payload_at + 1000);
+        }
+        let (before, _) = sent(&Spec::udp4(vec![7; 5000]).v6(), false, Gso::Udp { size: 1000 }).unwrap();
+        assert_eq!(before[1], 0x25);
+    }
+
+    #[test]
+    fn what_cannot_leave_whole_is_refused() {
+        let whole = |spec: &Spec, gso| sent(spec, false, gso).is_some();
+        let (fine, gso) = (Spec::tcp4(vec![7; 5000]), Gso::Tcp { size: 1000 });
+        assert!(whole(&fine, gso));
+        assert!(!whole(&fine, Gso::None));
+        assert!(!whole(&Spec { vlan: Some(5), ..fine.clone() }, gso));
+        // Inner packets may be as long as IPv4's lengths go, outer ones too.
+        let longest = 65_535 - 52;
+        assert!(!whole(&Spec::tcp4(vec![7; longest]), gso));
+        assert!(whole(&Spec::tcp4(vec![7; longest - 50]), gso));
+        assert!(!whole(&Spec::tcp4(vec![7; longest - 49]), gso));
+    }
+}

@@ -81,7 +81,8 @@ fn pair(v6: bool) -> Option<[Node; 2]> {
             Err(error) => panic!("{error}"),
         };
         let underlay = netns.run(|| Underlay::open(UnderlayConfig { port: PORT, v4, v6 })).unwrap().unwrap();
-        let underlay = Arc::new(underlay.with_tunnel_gso(Arc::clone(&gso)));
+        let underlay = Arc::new(underlay);
+        underlay.set_tunnel_gso(Arc::clone(&gso), true);
         let (plane, device, mut net) = (plane(), mem(Offloads::all()), Net::default());
         net.port_with_mac(Device::Mem(device.clone()), mac(n));
         net.peer(Arc::clone(&underlay), SocketAddr::new(other, PORT), MTU, &[mac(1 - n)]);
@@ -101,7 +102,8 @@ fn change(netns: &Netns, change: &LinkChange) {
 }
 
 fn ethtool(netns: &Netns, args: &[&str]) {
-    let done = netns.run(|| Command::new("ethtool").args(["-K", "eth0"]).args(args).output()).unwrap().unwrap();
+    let done =
+        netns.run(|| Command::new("ethtool").args(["-K", "eth0"]).args(args).output()).unwrap().unwrap();
     assert!(done.status.success(), "{done:?}");
 }
 
@@ -133,8 +135,14 @@ fn superframes_cross_whole_over_both_families() {
 fn an_underlay_that_does_not_segment_tunnels_gets_packets_of_its_mtu() {
     for v6 in [false, true] {
         let Some([a, b]) = pair(v6) else { return };
-        ethtool(&a.netns, &["tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off", "tso", "off"]);
-        ethtool(&a.netns, &["tx-gso-partial", "off", "tx-udp-segmentation", "off", "gso", "off", "tx", "off"]);
+        ethtool(
+            &a.netns,
+            &["tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off", "tso", "off"],
+        );
+        ethtool(
+            &a.netns,
+            &["tx-gso-partial", "off", "tx-udp-segmentation", "off", "gso", "off", "tx", "off"],
+        );
         let payload = pattern(44 * 1300);
         let (header, frame) = owing(tcp(0, 1, &payload), Gso::Tcp { size: 1300 });
         a.device.inject(header, &frame);
@@ -174,7 +182,11 @@ fn the_device_is_taken_over_and_goes_with_its_last_descriptor() {
     let Some([(netns, _), _]) = joined(false) else { return };
     let names = || {
         let links = Netlink::new().unwrap().link_list().unwrap();
-        links.into_iter().map(|link| link.name).filter(|name| name.starts_with("weft-gso")).collect::<Vec<_>>()
+        links
+            .into_iter()
+            .map(|link| link.name)
+            .filter(|name| name.starts_with("weft-gso"))
+            .collect::<Vec<_>>()
     };
     netns
         .run(|| {

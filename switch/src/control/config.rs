@@ -94,6 +94,9 @@ pub struct Settings {
     /// Whether a worker keeps its CPU while much bulk passes through it [default: true with 2 to 8 CPUs]
     #[arg(long, env = "WEFT_SEATS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub seats: Option<bool>,
+    /// Let superframes to other nodes leave whole, where the kernel can [default: true]
+    #[arg(long, env = "WEFT_TUNNEL_GSO", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub tunnel_gso: Option<bool>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -180,6 +183,8 @@ pub struct Config {
     pub spin_us: u32,
     /// Workers keep their CPU while bulk passes.
     pub seats: bool,
+    /// Superframes to other nodes leave whole, where the kernel can.
+    pub tunnel_gso: bool,
     /// Log filter.
     pub log_level: String,
     /// Log format.
@@ -278,6 +283,7 @@ impl Config {
             spin_us: DataplaneConfig::default().spin_us,
             // Not measured with more.
             seats: (2..=8).contains(&weft_sys::machine::cpus()),
+            tunnel_gso: true,
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),
@@ -322,6 +328,7 @@ impl Config {
             workers: all.workers.unwrap_or(default.workers),
             spin_us: all.spin_us.unwrap_or(default.spin_us),
             seats: all.seats.unwrap_or(default.seats),
+            tunnel_gso: all.tunnel_gso.unwrap_or(default.tunnel_gso),
             log_level: all.log_level.unwrap_or(default.log_level),
             log: all.log.unwrap_or(default.log),
             bridge: all.bridge.unwrap_or(default.bridge),
@@ -440,7 +447,7 @@ impl Settings {
         macro_rules! over {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
-        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats log_level log bridge
+        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats tunnel_gso log_level log bridge
             pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu local_mtu
             flood_pps)
     }

@@ -343,11 +343,11 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
     let fixed = |c: &Config| {
         let sockets = (c.socket.clone(), c.cni_socket.clone(), c.socket_group.clone());
         let places = (c.cluster.clone(), c.run_dir.clone(), c.state_dir.clone());
-        (sockets, places, c.workers, c.spin_us, c.seats, c.log, c.internal.clone())
+        (sockets, places, c.workers, c.spin_us, c.seats, c.tunnel_gso, c.log, c.internal.clone())
     };
     if fixed(&config) != fixed(running) {
         tracing::warn!(
-            "sockets, directories, cluster file's path, workers, log format or internal port changed; restart weftd for those"
+            "sockets, directories, cluster file's path, workers, tunnel_gso, log format or internal port changed; restart weftd for those"
         );
     }
     match filter(&config.log_level).map(|filter| log.reload(filter)) {

@@ -1,4 +1,5 @@
-//! Descriptors that outlive the process: a dup of every TAP queue and underlay socket lies with the service manager
+//! Descriptors that outlive the process: a dup of every TAP queue and underlay socket (and of the device by which superframes
+//! leave whole, because closing that takes 20 ms) lies with the service manager
 //! (systemd's descriptor store, or `weft-keeper`, which speaks the same protocol), and comes back at the next start.
 //!
 //! While such a dup is open the pod's device keeps its carrier and its queued packets, and the socket its datagrams;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use weft_sys::notify::{MOST_NAMES, barrier, is_managed, names_len, notify_with_fds};
+use weft_sys::tunnel_gso::TunnelGso;
 
 use super::publish::Devices;
 use crate::port::underlay::SocketRole;
@@ -44,6 +46,7 @@ pub struct Holder {
 enum Of {
     Tap(Weak<TapDevice>),
     Underlay(Weak<Underlay>),
+    TunnelGso(Weak<TunnelGso>),
     /// What the last run left and nobody has asked for.
     Nobody,
 }
@@ -53,10 +56,14 @@ impl Of {
         match (self, other) {
             (Of::Tap(a), Of::Tap(b)) => a.ptr_eq(b),
             (Of::Underlay(a), Of::Underlay(b)) => a.ptr_eq(b),
+            (Of::TunnelGso(a), Of::TunnelGso(b)) => a.ptr_eq(b),
             _ => false,
         }
     }
 }
+
+/// The name under which the device is held by which superframes leave whole.
+pub const TUNNEL_GSO: &str = "tunnel-gso";
 
 /// The name under which a queue of a port is held.
 pub fn tap_name(port: &str, queue: usize) -> String {
@@ -189,6 +196,11 @@ impl Holder {
         self.keeps(name, Of::Underlay(Arc::downgrade(underlay)));
     }
 
+    /// As [`Holder::keeps_tap`], for the device by which superframes leave whole.
+    pub fn keeps_tunnel_gso(&mut self, device: &Arc<TunnelGso>) {
+        self.keeps(TUNNEL_GSO.to_owned(), Of::TunnelGso(Arc::downgrade(device)));
+    }
+
     fn keeps(&mut self, name: String, of: Of) {
         if let Some(held) = self.held.get_mut(&name) {
             *held = of;
@@ -244,6 +256,9 @@ fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
         for (ipv6, role, socket) in underlay.sockets() {
             let of = Of::Underlay(Arc::downgrade(underlay));
             all.insert(socket_name(*port, ipv6, role), (of, socket.as_fd()));
+        }
+        if let Some(device) = underlay.tunnel_gso() {
+            all.insert(TUNNEL_GSO.to_owned(), (Of::TunnelGso(Arc::downgrade(device)), device.as_fd()));
         }
     }
     all

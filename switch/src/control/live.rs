@@ -6,6 +6,8 @@
 
 /// Descriptors that were held or are handed over.
 mod held;
+/// The device by which superframes leave whole.
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,6 +29,7 @@ use super::state::{NetnsRecord, PortRecord, State, TapRecord};
 use super::watch::{self, NetnsName};
 use crate::port::Underlay;
 use crate::port::underlay::UnderlayConfig;
+use whole::Whole;
 
 /// How long a device of the same name that is just being closed is waited for.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -74,6 +77,7 @@ pub struct Live {
     ports: BTreeMap<String, Open>,
     names: BTreeMap<String, NetnsName>,
     underlays: BTreeMap<u16, Arc<Underlay>>,
+    whole: Whole,
     host: HostNetwork,
     /// Name of the node's own port.
     internal: String,
@@ -99,6 +103,7 @@ impl Live {
             ports: BTreeMap::new(),
             names: BTreeMap::new(),
             underlays: BTreeMap::new(),
+            whole: Whole::Wanted,
             host: HostNetwork::open(record_path(state_dir), internal)?,
             internal: internal.to_owned(),
             host_failed: None,
@@ -176,6 +181,7 @@ impl Live {
 
     /// Closes what a change has set aside, in the background, and tells the service manager what it is to hold now.
     pub fn finish(&mut self, aside: Aside, state: &State) {
+        self.send_whole();
         self.sync();
         for (_, open) in aside.ports {
             self.destroy(open);
@@ -244,6 +250,7 @@ impl Live {
             }
         }
         if changed {
+            self.send_whole();
             self.sync();
         }
         if self.host_failed.is_some() {

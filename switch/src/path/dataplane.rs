@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::thread::Pid;
-use weft_encap::{MacAddr, VlanId};
+use weft_encap::{MacAddr, Reason, VlanId};
 use weft_sys::machine::monotonic_ns;
 
 use super::counters::{Counters, Drops, PeerCounters, PortCounters, Totals};
@@ -405,6 +405,11 @@ impl Dataplane {
     /// Goes on from what another process had counted.
     pub fn carry_on(&self, carried: Carried) {
         lock(&self.base).carried = carried;
+    }
+
+    /// Counts what died behind the workers' backs.
+    pub fn add_tunnel_drops(&self, reason: Reason, count: u64) {
+        lock(&self.base).carried.tunnel_drops.add(reason, count);
     }
 
     /// Takes over a station that another process had learned and last heard `age_seconds` ago.

@@ -13,8 +13,8 @@ mod whole;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use weft_sys::tunnel_gso::TunnelGso;
 use weft_sys::udp::{self, UdpOptions, UdpSocket};
@@ -43,7 +43,7 @@ pub struct Underlay {
     v4: Option<Sockets>,
     v6: Option<Sockets>,
     max_segments: usize,
-    whole: Option<Whole>,
+    whole: OnceLock<Whole>,
 }
 
 /// One family's sockets.
@@ -156,24 +156,22 @@ impl Underlay {
             if spec.addr.is_ipv6() { &mut v6 } else { &mut v4 }.push((spec.role, socket));
         }
         let (v4, v6) = (Sockets::collect(v4)?, Sockets::collect(v6)?);
-        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments(), whole: None })
+        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments(), whole: OnceLock::new() })
     }
 
-    /// Lets superframes leave whole by this device, of the same namespace.
-    #[must_use]
-    pub fn with_tunnel_gso(mut self, device: Arc<TunnelGso>) -> Self {
-        self.whole = Some(Whole { device, in_use: AtomicBool::new(true) });
-        self
+    /// Lets superframes leave whole by this device, of the same namespace. The first one stays.
+    pub fn set_tunnel_gso(&self, device: Arc<TunnelGso>, in_use: bool) {
+        let _ = self.whole.set(Whole { device, in_use: AtomicBool::new(in_use) });
     }
 
     /// The device by which superframes leave whole, if there is one.
     pub fn tunnel_gso(&self) -> Option<&Arc<TunnelGso>> {
-        self.whole.as_ref().map(|whole| &whole.device)
+        self.whole.get().map(|whole| &whole.device)
     }
 
     /// Whether that device is used. Without it, superframes are cut.
     pub fn use_tunnel_gso(&self, in_use: bool) {
-        if let Some(whole) = &self.whole {
+        if let Some(whole) = self.whole.get() {
             // Relaxed: a worker may see it a little later.
             whole.in_use.store(in_use, Ordering::Relaxed);
         }
@@ -182,7 +180,7 @@ impl Underlay {
     /// The device for a superframe, and the address that socket `sender` sends from.
     #[inline]
     fn whole(&self, ipv6: bool, sender: u8) -> Option<(&TunnelGso, SocketAddr)> {
-        let whole = self.whole.as_ref()?;
+        let whole = self.whole.get()?;
         // Relaxed: see `Underlay::use_tunnel_gso`.
         if !whole.in_use.load(Ordering::Relaxed) {
             return None;

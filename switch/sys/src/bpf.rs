@@ -99,10 +99,7 @@ impl Insn {
     /// `dst =` the address of the counter: two instructions.
     pub(crate) fn address_of(dst: Reg, counter: &Counter) -> [Self; 2] {
         const MAP_VALUE: u8 = 2;
-        [
-            Self::new(0x18, dst, MAP_VALUE, 0, counter.map.as_raw_fd()),
-            Self::new(0, Reg::R0, 0, 0, 0),
-        ]
+        [Self::new(0x18, dst, MAP_VALUE, 0, counter.map.as_raw_fd()), Self::new(0, Reg::R0, 0, 0, 0)]
     }
 }
 
@@ -253,7 +250,8 @@ pub(crate) fn load_classifier(program: &[Insn], name: &CStr, license: &CStr) -> 
         Ok(program) => Ok(program),
         Err(_) => {
             let said = String::from_utf8_lossy(&log);
-            let last = said.trim_end_matches(['\0', '\n']).lines().rev().take(3).collect::<Vec<_>>().join("; ");
+            let last =
+                said.trim_end_matches(['\0', '\n']).lines().rev().take(3).collect::<Vec<_>>().join("; ");
             Err(io::Error::new(refused.kind(), format!("{refused}: {last}")))
         }
     }

@@ -11,7 +11,6 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-
 use crate::bpf::{self, Assembler, Counter, Insn, Reg};
 use crate::link::{LinkChange, Netlink};
 use crate::sysctl::{self, Key};
@@ -93,7 +92,8 @@ impl TunnelGso {
         tun::set_int(fd, libc::TUNSETSNDBUF, SEND_BUFFER).map_err(step("TUNSETSNDBUF"))?;
         let (name, _) = tun::get_iff(fd).map_err(step("TUNGETIFF"))?;
         let lost = Counter::new().map_err(step("a BPF map"))?;
-        let program = bpf::load_classifier(&hand_on(&lost), c"weft_gso", LICENSE).map_err(step("the BPF program"))?;
+        let program =
+            bpf::load_classifier(&hand_on(&lost), c"weft_gso", LICENSE).map_err(step("the BPF program"))?;
         let index = set_link_up(&name).map_err(step("set it up"))?;
         let link = bpf::attach_ingress(program.as_fd(), index).map_err(step("attach the BPF program"))?;
         Ok(TunnelGso { device, lost, _link: link })

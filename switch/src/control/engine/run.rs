@@ -316,6 +316,7 @@ impl Engine {
         }
         self.live.catch_up();
         self.dataplane.look_at_load();
+        self.dataplane.add_tunnel_drops(weft_encap::Reason::TunnelSend, self.live.look_at_tunnel_gso());
         self.lost();
         let ended = self.live.ended();
         if !ended.is_empty() {

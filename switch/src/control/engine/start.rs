@@ -131,7 +131,8 @@ pub fn start(
     for what in state.drop_dangling(unix_now()) {
         tracing::warn!(what, "refers to something that is no longer there; removed");
     }
-    let mut live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
+    let live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
+    let mut live = live.with_tunnel_gso(config.tunnel_gso);
     live.refuse_unwanted(&state);
     let mut state = take_up(&mut live, state);
     for what in state.drop_statics_of_ports() {
@@ -171,6 +172,7 @@ pub fn start(
         }
     };
     store.write(&written, &state)?;
+    live.send_whole();
     live.settle();
     live.start_host_network(&state);
     drop(signs);

@@ -24,7 +24,8 @@ impl Live {
         let sockets = plan::underlays(state).into_values().flat_map(|config| {
             config.sockets().map(move |spec| holder::socket_name(config.port, spec.addr.is_ipv6(), spec.role))
         });
-        let wanted: BTreeSet<String> = taps.chain(sockets).collect();
+        let whole = self.wants_tunnel_gso().then(|| holder::TUNNEL_GSO.to_owned());
+        let wanted: BTreeSet<String> = taps.chain(sockets).chain(whole).collect();
         self.holder.refuse(|name| wanted.contains(name));
     }
 
