@@ -225,7 +225,7 @@ mod tests {
         let (fine, gso) = (Spec::tcp4(vec![7; 5000]), Gso::Tcp { size: 1000 });
         assert!(whole(&fine, gso));
         assert!(!whole(&fine, Gso::None));
-        assert!(!whole(&Spec { vlan: Some(5), ..fine.clone() }, gso));
+        assert!(!whole(&Spec { vlan: Some(5), ..fine }, gso));
         // Inner packets may be as long as IPv4's lengths go, outer ones too.
         let longest = 65_535 - 52;
         assert!(!whole(&Spec::tcp4(vec![7; longest]), gso));
