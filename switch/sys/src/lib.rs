@@ -9,6 +9,7 @@
 //! - `tun`: TAP devices with vnet header and offloads
 //! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
+//! - `xfrm`: are there IPsec policies
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
 //! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
 //! - `checksum`: sums and summing copies by the CPU's vectors
@@ -40,6 +41,7 @@ pub mod thread;
 pub mod tun;
 pub mod tunnel_gso;
 pub mod udp;
+pub mod xfrm;
 
 #[cfg(test)]
 mod testing;

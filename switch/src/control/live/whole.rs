@@ -1,5 +1,6 @@
 //! The device by which superframes leave whole. It is made, or taken over, once frames flow: until then they are cut. One that
-//! loses frames is not used for a while, for cutting goes by the sockets, whose errors are seen.
+//! loses frames is not used for a while, for cutting goes by the sockets, whose errors are seen. Nor is it used while IPsec
+//! policies say what becomes of packets that leave the node: they do not see what leaves by the device.
 
 use std::sync::Arc;
 
@@ -28,6 +29,14 @@ pub(super) struct Open {
     lost: u64,
     /// Looks until it is used again.
     rests: u32,
+    /// There are IPsec policies.
+    guarded: bool,
+}
+
+impl Open {
+    fn is_in_use(&self) -> bool {
+        self.rests == 0 && !self.guarded
+    }
 }
 
 impl Live {
@@ -50,16 +59,16 @@ impl Live {
         }
         if matches!(self.whole, Whole::Wanted) {
             self.whole = match self.open_tunnel_gso() {
-                Ok(device) => Whole::Open(Open { device, lost: 0, rests: 0 }),
+                Ok(device) => Whole::Open(Open { device, lost: 0, rests: 0, guarded: has_ipsec() }),
                 Err(error) => {
                     tracing::info!(%error, "superframes to other nodes are cut by weftd");
                     Whole::Never
                 }
             };
         }
-        if let Whole::Open(Open { device, rests, .. }) = &self.whole {
+        if let Whole::Open(open) = &self.whole {
             for underlay in self.underlays.values().filter(|underlay| underlay.tunnel_gso().is_none()) {
-                underlay.set_tunnel_gso(Arc::clone(device), *rests == 0);
+                underlay.set_tunnel_gso(Arc::clone(&open.device), open.is_in_use());
             }
         }
     }
@@ -69,17 +78,26 @@ impl Live {
         let Whole::Open(open) = &mut self.whole else { return 0 };
         let lost = open.device.lost().unwrap_or(open.lost);
         let new = lost.saturating_sub(std::mem::replace(&mut open.lost, lost));
-        let rested = open.rests;
-        open.rests = if new > 0 { REST } else { rested.saturating_sub(1) };
-        if (open.rests == 0) != (rested == 0) {
-            let in_use = open.rests == 0;
+        let before = open.is_in_use();
+        if new > 0 {
+            tracing::warn!(
+                lost = new,
+                "superframes had no way to other nodes, or one of a smaller MTU: cut by weftd for {REST} seconds"
+            );
+            open.rests = REST;
+        } else {
+            open.rests = open.rests.saturating_sub(1);
+        }
+        let guarded = has_ipsec();
+        if guarded != std::mem::replace(&mut open.guarded, guarded) {
+            tracing::info!(
+                ipsec = guarded,
+                "superframes to other nodes are cut by weftd while there are IPsec policies"
+            );
+        }
+        let in_use = open.is_in_use();
+        if in_use != before {
             self.underlays.values().for_each(|underlay| underlay.use_tunnel_gso(in_use));
-            if !in_use {
-                tracing::warn!(
-                    lost = new,
-                    "superframes had no way to other nodes, or one of a smaller MTU: cut by weftd for {REST} seconds"
-                );
-            }
         }
         new
     }
@@ -98,4 +116,9 @@ impl Live {
         self.holder.let_go(&[holder::TUNNEL_GSO.to_owned()]);
         TunnelGso::create().map(Arc::new)
     }
+}
+
+/// True if there are policies, or that cannot be known.
+fn has_ipsec() -> bool {
+    weft_sys::xfrm::output_policies().map_or(true, |count| count > 0)
 }
