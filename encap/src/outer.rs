@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::checksum::pseudo_v6;
+use crate::checksum::{pseudo_v4, pseudo_v6};
 use crate::wire::put16;
 use crate::{Headers, MacAddr, VnetHdr, Vni, eth, ipv4, ipv6, proto, udp, vnet, vxlan};
 
@@ -15,7 +15,7 @@ pub const MAX_LEN: usize = VNET_LEN + eth::LEN + ipv6::LEN + udp::LEN + vxlan::L
 /// Where in the Ethernet frame the length of the longest IP packet on the wire stands, in host order.
 pub const LONGEST_AT: usize = eth::SRC;
 
-/// Flag: the outer UDP checksum is owed, too.
+/// Flag: the outer UDP checksum is owed, too, in every packet.
 const UDP_TUNNEL_CSUM: u8 = 8;
 /// Added to the type: within UDP over IPv4.
 const UDP_TUNNEL_IPV4: u8 = 0x20;
@@ -53,8 +53,8 @@ impl Outer {
         ip + udp::LEN + vxlan::LEN
     }
 
-    /// Writes what comes before the inner frame, and says how long it is. `None`: such a frame cannot leave whole (no
-    /// superframe, tagged, padded, too long for the outer lengths), or the addresses are of two families.
+    /// Writes what comes before the inner frame, and says how long it is. `None`: such a frame cannot leave whole (less
+    /// than two packets, tagged, padded, too long for the outer lengths), or the addresses are of two families.
     ///
     /// `vnet` describes the inner frame and holds for it. The outer Ethernet header is for the device alone: the first
     /// two bytes of its source are, in host order, the length of the longest IP packet on the wire, for [`LONGEST_AT`].
@@ -67,6 +67,7 @@ impl Outer {
         inner_len: usize,
     ) -> Option<usize> {
         let fits = vnet.gso_size != 0
+            && headers.payload_len() > usize::from(vnet.gso_size)
             && vnet.needs_csum()
             && usize::from(headers.l3_at) == eth::LEN
             && headers.l3_end as usize == inner_len;
@@ -77,7 +78,7 @@ impl Outer {
         let longest = self.overhead() + usize::from(headers.payload_at) + usize::from(vnet.gso_size);
         let longest = u16::try_from(longest).ok()?;
         let ip_at = VNET_LEN + eth::LEN;
-        let (tunnel, ethertype, ip_len) = match (self.source.ip(), self.destination.ip()) {
+        let (tunnel, ethertype, ip_len, pseudo) = match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 payload.checked_add(ipv4::LEN as u16)?;
                 let ip = &mut out[ip_at..ip_at + ipv4::LEN];
@@ -87,13 +88,15 @@ impl Outer {
                 put16(ip, ipv4::ID, self.id);
                 ip[ipv4::TOS] = self.tos;
                 ipv4::fill_checksum(ip);
-                (UDP_TUNNEL_IPV4, eth::IPV4, ipv4::LEN)
+                let pseudo = pseudo_v4(src.octets(), dst.octets(), proto::UDP, u32::from(payload));
+                (UDP_TUNNEL_IPV4, eth::IPV4, ipv4::LEN, pseudo)
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let ip = &mut out[ip_at..ip_at + ipv6::LEN];
                 ipv6::write(ip, src, dst, proto::UDP, TTL, payload);
                 ipv6::set_traffic_class(ip, self.tos);
-                (UDP_TUNNEL_IPV6, eth::IPV6, ipv6::LEN)
+                let pseudo = pseudo_v6(src.octets(), dst.octets(), proto::UDP, u32::from(payload));
+                (UDP_TUNNEL_IPV6, eth::IPV6, ipv6::LEN, pseudo)
             }
             _ => return None,
         };
@@ -103,14 +106,9 @@ impl Outer {
         put16(udp, 0, self.source.port());
         put16(udp, 2, self.destination.port());
         put16(udp, udp::LENGTH, payload);
-        let checksum = match (self.source.ip(), self.destination.ip()) {
-            // RFC 6935: over IPv6 it may not be left out. Owed: the field holds the pseudo-header's sum.
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                pseudo_v6(src.octets(), dst.octets(), proto::UDP, u32::from(payload)).fold()
-            }
-            _ => 0,
-        };
-        put16(udp, udp::CHECKSUM, checksum);
+        // Owed: the field holds the pseudo-header's sum. Without a checksum, receivers would not join packets (Linux
+        // `udp_gro_receive_segment`), and over IPv6 it may not be left out (RFC 6935).
+        put16(udp, udp::CHECKSUM, pseudo.fold());
         vxlan::push(&mut udp[udp::LEN..], self.vni);
         let mut source = [0; 6];
         source[..2].copy_from_slice(&longest.to_ne_bytes());
@@ -118,9 +116,7 @@ impl Outer {
         let before = (end - VNET_LEN) as u16;
         let mut vnet = vnet.shifted(before as i16);
         vnet.gso_type |= tunnel;
-        if tunnel == UDP_TUNNEL_IPV6 {
-            vnet.flags |= UDP_TUNNEL_CSUM;
-        }
+        vnet.flags |= UDP_TUNNEL_CSUM;
         out[..vnet::LEN].copy_from_slice(&vnet.bytes());
         out[vnet::LEN..VNET_LEN].fill(0);
         let inner_network = before + headers.l3_at;
@@ -172,7 +168,13 @@ mod tests {
             assert_eq!(usize::from(udp.length()), 8 + 8 + frame.len());
             let (vni, inner) = vxlan::pop(udp.payload()).unwrap();
             assert_eq!((vni.get(), inner), (VNI, &frame[..]));
-            match packet.net.unwrap() {
+            // Owed: with the sum over the rest it comes out right.
+            let mut rest = [&before[VNET_LEN + eth::LEN + ip..], &frame].concat();
+            let owed = u16::from_be_bytes([rest[6], rest[7]]);
+            rest[6..8].fill(0);
+            let sum = checksum::Sum::of(&rest).add16(owed).finish();
+            let udp = etherparse::UdpHeader { checksum: 0, ..udp.to_header() };
+            let right = match packet.net.unwrap() {
                 NetSlice::Ipv4(slice) => {
                     let header = slice.header().to_header();
                     assert_eq!(header.header_checksum, header.calc_header_checksum());
@@ -181,33 +183,26 @@ mod tests {
                         (77, false, TTL)
                     );
                     assert_eq!(header.ecn.value(), 2);
-                    assert_eq!(udp.checksum(), 0);
+                    udp.calc_checksum_ipv4(&header, &rest[8..])
                 }
                 NetSlice::Ipv6(slice) => {
                     let header = slice.header().to_header();
                     assert_eq!((header.traffic_class, header.hop_limit), (2, TTL));
-                    // Owed: with the sum over the rest it comes out right.
-                    let at = VNET_LEN + eth::LEN + ip;
-                    let mut rest = [&before[at..], &frame].concat();
-                    let owed = u16::from_be_bytes([rest[6], rest[7]]);
-                    rest[6..8].fill(0);
-                    let whole = checksum::Sum::of(&rest).add16(owed).finish();
-                    let udp = etherparse::UdpHeader { checksum: 0, ..udp.to_header() };
-                    let right = udp.calc_checksum_ipv6(&header, &rest[8..]).unwrap();
-                    assert_eq!(whole, right);
+                    udp.calc_checksum_ipv6(&header, &rest[8..])
                 }
                 NetSlice::Arp(_) => panic!("no IP"),
-            }
+            };
+            assert_eq!(sum, right.unwrap());
         }
     }
 
     #[test]
     fn the_vnet_header_names_the_inner_headers() {
         let word = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        for (v6, outer, flags, kind) in [(false, 50, 1, 0x21), (true, 70, 1 | 8, 0x41)] {
+        for (v6, outer, kind) in [(false, 50, 0x21), (true, 70, 0x41)] {
             let (before, frame) = sent(&Spec::tcp4(vec![7; 5000]), v6, Gso::Tcp { size: 1000 }).unwrap();
             let headers = parse(&frame).unwrap();
-            assert_eq!((before[0], before[1]), (flags, kind));
+            assert_eq!((before[0], before[1]), (1 | 8, kind));
             let words = [2, 4, 6, 8, 20, 22].map(|at| word(&before, at));
             let l4 = outer + headers.l4_at;
             assert_eq!(words, [outer + headers.payload_at, 1000, l4, 16, outer - 16, outer + headers.l3_at]);
@@ -225,6 +220,8 @@ mod tests {
         let (fine, gso) = (Spec::tcp4(vec![7; 5000]), Gso::Tcp { size: 1000 });
         assert!(whole(&fine, gso));
         assert!(!whole(&fine, Gso::None));
+        assert!(!whole(&fine, Gso::Tcp { size: 5000 }), "one packet");
+        assert!(whole(&fine, Gso::Tcp { size: 4999 }));
         assert!(!whole(&Spec { vlan: Some(5), ..fine }, gso));
         // Inner packets may be as long as IPv4's lengths go, outer ones too.
         let longest = 65_535 - 52;

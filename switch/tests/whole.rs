@@ -82,7 +82,7 @@ fn pair(v6: bool) -> Option<[Node; 2]> {
         };
         let underlay = netns.run(|| Underlay::open(UnderlayConfig { port: PORT, v4, v6 })).unwrap().unwrap();
         let underlay = Arc::new(underlay);
-        underlay.set_tunnel_gso(Arc::clone(&gso), true);
+        underlay.set_tunnel_gso(Some(&gso));
         let (plane, device, mut net) = (plane(), mem(Offloads::all()), Net::default());
         net.port_with_mac(Device::Mem(device.clone()), mac(n));
         net.peer(Arc::clone(&underlay), SocketAddr::new(other, PORT), MTU, &[mac(1 - n)]);
@@ -143,6 +143,7 @@ fn an_underlay_that_does_not_segment_tunnels_gets_packets_of_its_mtu() {
             &a.netns,
             &["tx-gso-partial", "off", "tx-udp-segmentation", "off", "gso", "off", "tx", "off"],
         );
+        ethtool(&b.netns, &["gro", "on"]);
         let payload = pattern(44 * 1300);
         let (header, frame) = owing(tcp(0, 1, &payload), Gso::Tcp { size: 1300 });
         a.device.inject(header, &frame);
@@ -155,6 +156,7 @@ fn an_underlay_that_does_not_segment_tunnels_gets_packets_of_its_mtu() {
         assert!(received == payload, "v6 underlay: {v6}");
         settled(&a.plane, Total::SuperframesSent, 1);
         assert_eq!(b.plane.peer_counters(PeerSlot(0)).rx_frames, 44);
+        assert!(total(&b.plane, Total::SuperframesGlued) >= 1, "the receiver's kernel joins no packets");
         assert_eq!(b.plane.tunnel_drops().sum(), 0);
     }
 }
@@ -167,11 +169,11 @@ fn what_has_no_way_is_counted_and_cut_when_told() {
     let too_long = owing(tcp(0, 1, &pattern(10_000)), Gso::Tcp { size: 1390 });
     a.device.inject(too_long.0, &too_long.1);
     until("the frame that does not fit the MTU", || a.gso.lost().unwrap() == 1);
-    a.underlay.use_tunnel_gso(false);
+    a.underlay.set_tunnel_gso(None);
     a.device.inject(header, &frame);
     assert!(headers(&next(&b.device).1).payload(&frame).len() >= 10_000);
     settled(&a.plane, Total::SuperframesCut, 1);
-    a.underlay.use_tunnel_gso(true);
+    a.underlay.set_tunnel_gso(Some(&a.gso));
     change(&a.netns, &LinkChange { up: Some(false), ..Default::default() });
     a.device.inject(header, &frame);
     until("the frame without a route", || a.gso.lost().unwrap() == 2);
@@ -191,7 +193,10 @@ fn the_device_is_taken_over_and_goes_with_its_last_descriptor() {
     netns
         .run(|| {
             use std::os::fd::AsFd;
-            let Ok(first) = TunnelGso::create() else { return };
+            let first = match TunnelGso::create() {
+                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => return,
+                other => other.unwrap(),
+            };
             let kept = first.as_fd().try_clone_to_owned().unwrap();
             drop(first);
             let second = TunnelGso::adopt(kept).unwrap();

@@ -94,9 +94,9 @@ pub struct Settings {
     /// Whether a worker keeps its CPU while much bulk passes through it [default: true with 2 to 8 CPUs]
     #[arg(long, env = "WEFT_SEATS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub seats: Option<bool>,
-    /// Let superframes to other nodes leave whole, where the kernel can [default: true]
-    #[arg(long, env = "WEFT_TUNNEL_GSO", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub tunnel_gso: Option<bool>,
+    /// When superframes to other nodes leave whole, if the kernel can [default: auto]
+    #[arg(long, env = "WEFT_TUNNEL_GSO", value_name = "WHEN")]
+    pub tunnel_gso: Option<TunnelGsoUse>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -156,6 +156,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// When superframes to other nodes leave whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelGsoUse {
+    /// Where the underlay's device is known to gain by it: virtual links, virtio.
+    #[default]
+    Auto,
+    /// By every device.
+    Always,
+    /// By none: weftd cuts them.
+    Never,
+}
+
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -183,8 +196,8 @@ pub struct Config {
     pub spin_us: u32,
     /// Workers keep their CPU while bulk passes.
     pub seats: bool,
-    /// Superframes to other nodes leave whole, where the kernel can.
-    pub tunnel_gso: bool,
+    /// When superframes to other nodes leave whole.
+    pub tunnel_gso: TunnelGsoUse,
     /// Log filter.
     pub log_level: String,
     /// Log format.
@@ -283,7 +296,7 @@ impl Config {
             spin_us: DataplaneConfig::default().spin_us,
             // Not measured with more.
             seats: (2..=8).contains(&weft_sys::machine::cpus()),
-            tunnel_gso: true,
+            tunnel_gso: TunnelGsoUse::Auto,
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),

@@ -257,9 +257,9 @@ fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
             let of = Of::Underlay(Arc::downgrade(underlay));
             all.insert(socket_name(*port, ipv6, role), (of, socket.as_fd()));
         }
-        if let Some(device) = underlay.tunnel_gso() {
-            all.insert(TUNNEL_GSO.to_owned(), (Of::TunnelGso(Arc::downgrade(device)), device.as_fd()));
-        }
+    }
+    if let Some(device) = &devices.tunnel_gso {
+        all.insert(TUNNEL_GSO.to_owned(), (Of::TunnelGso(Arc::downgrade(device)), device.as_fd()));
     }
     all
 }

@@ -103,7 +103,7 @@ impl Live {
             ports: BTreeMap::new(),
             names: BTreeMap::new(),
             underlays: BTreeMap::new(),
-            whole: Whole::Wanted,
+            whole: Whole::default(),
             host: HostNetwork::open(record_path(state_dir), internal)?,
             internal: internal.to_owned(),
             host_failed: None,
@@ -181,7 +181,6 @@ impl Live {
 
     /// Closes what a change has set aside, in the background, and tells the service manager what it is to hold now.
     pub fn finish(&mut self, aside: Aside, state: &State) {
-        self.send_whole();
         self.sync();
         for (_, open) in aside.ports {
             self.destroy(open);
@@ -250,7 +249,6 @@ impl Live {
             }
         }
         if changed {
-            self.send_whole();
             self.sync();
         }
         if self.host_failed.is_some() {
@@ -318,7 +316,7 @@ impl Live {
     /// What the snapshot is built from.
     pub fn devices(&self) -> Devices {
         let taps = self.ports.iter().map(|(name, open)| (name.clone(), Arc::clone(&open.live.device)));
-        Devices { taps: taps.collect(), underlays: self.underlays.clone() }
+        Devices { taps: taps.collect(), underlays: self.underlays.clone(), tunnel_gso: self.tunnel_gso() }
     }
 
     /// The host's network, for the status and the firewall's upkeep.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use weft_api::{PortKind, PortSpec};
 use weft_encap::Vni;
+use weft_sys::tunnel_gso::TunnelGso;
 
 use super::state::{PortRecord, State};
 use crate::port::{Device, TapDevice, Underlay};
@@ -37,6 +38,8 @@ pub struct Devices {
     pub taps: BTreeMap<String, Arc<TapDevice>>,
     /// Sockets by UDP port.
     pub underlays: BTreeMap<u16, Arc<Underlay>>,
+    /// By which superframes leave whole.
+    pub tunnel_gso: Option<Arc<TunnelGso>>,
 }
 
 /// There is no slot left.

@@ -13,9 +13,9 @@ mod whole;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use weft_sys::tunnel_gso::TunnelGso;
 use weft_sys::udp::{self, UdpOptions, UdpSocket};
 
@@ -43,7 +43,8 @@ pub struct Underlay {
     v4: Option<Sockets>,
     v6: Option<Sockets>,
     max_segments: usize,
-    whole: OnceLock<Whole>,
+    /// By which superframes leave whole.
+    whole: ArcSwapOption<TunnelGso>,
 }
 
 /// One family's sockets.
@@ -53,13 +54,6 @@ struct Sockets {
     senders: Vec<UdpSocket>,
     /// Their own addresses.
     sources: Vec<SocketAddr>,
-}
-
-/// The device that takes superframes whole.
-#[derive(Debug)]
-struct Whole {
-    device: Arc<TunnelGso>,
-    in_use: AtomicBool,
 }
 
 /// What a socket of an underlay is for.
@@ -156,37 +150,21 @@ impl Underlay {
             if spec.addr.is_ipv6() { &mut v6 } else { &mut v4 }.push((spec.role, socket));
         }
         let (v4, v6) = (Sockets::collect(v4)?, Sockets::collect(v6)?);
-        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments(), whole: OnceLock::new() })
+        Ok(Underlay { config, v4, v6, max_segments: udp::max_segments(), whole: ArcSwapOption::empty() })
     }
 
-    /// Lets superframes leave whole by this device, of the same namespace. The first one stays.
-    pub fn set_tunnel_gso(&self, device: Arc<TunnelGso>, in_use: bool) {
-        let _ = self.whole.set(Whole { device, in_use: AtomicBool::new(in_use) });
-    }
-
-    /// The device by which superframes leave whole, if there is one.
-    pub fn tunnel_gso(&self) -> Option<&Arc<TunnelGso>> {
-        self.whole.get().map(|whole| &whole.device)
-    }
-
-    /// Whether that device is used. Without it, superframes are cut.
-    pub fn use_tunnel_gso(&self, in_use: bool) {
-        if let Some(whole) = self.whole.get() {
-            // Relaxed: a worker may see it a little later.
-            whole.in_use.store(in_use, Ordering::Relaxed);
+    /// Lets superframes leave whole by this device, of the same namespace; without one they are cut.
+    pub fn set_tunnel_gso(&self, device: Option<&Arc<TunnelGso>>) {
+        let is_same = |had: &Arc<TunnelGso>| device.is_some_and(|device| Arc::ptr_eq(had, device));
+        let before = self.whole.load();
+        if before.as_ref().map_or(device.is_some(), |had| !is_same(had)) {
+            self.whole.store(device.cloned());
         }
     }
 
-    /// The device for a superframe, and the address that socket `sender` sends from.
-    #[inline]
-    fn whole(&self, ipv6: bool, sender: u8) -> Option<(&TunnelGso, SocketAddr)> {
-        let whole = self.whole.get()?;
-        // Relaxed: see `Underlay::use_tunnel_gso`.
-        if !whole.in_use.load(Ordering::Relaxed) {
-            return None;
-        }
-        let source = self.family(ipv6)?.sources.get(usize::from(sender))?;
-        Some((&whole.device, *source))
+    /// The address that socket `sender` sends from.
+    fn source(&self, ipv6: bool, sender: u8) -> Option<SocketAddr> {
+        self.family(ipv6)?.sources.get(usize::from(sender)).copied()
     }
 
     /// All its sockets, what each is for, and whether it is IPv6's.

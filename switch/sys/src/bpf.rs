@@ -12,6 +12,8 @@ const LINK_CREATE: libc::c_int = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 const TCX_INGRESS: u32 = 46;
+/// The two registers share a byte, in an order that depends on this.
+const _: () = assert!(cfg!(target_endian = "little"));
 /// Room for what the verifier says.
 const LOG: usize = 16 << 10;
 
@@ -64,6 +66,16 @@ impl Insn {
     /// `dst = *(u32 *)(src + offset)`
     pub(crate) const fn load32(dst: Reg, src: Reg, offset: i16) -> Self {
         Self::new(0x61, dst, src as u8, offset, 0)
+    }
+
+    /// `dst = *(u16 *)(src + offset)`
+    pub(crate) const fn load16(dst: Reg, src: Reg, offset: i16) -> Self {
+        Self::new(0x69, dst, src as u8, offset, 0)
+    }
+
+    /// `dst = *(u8 *)(src + offset)`
+    pub(crate) const fn load8(dst: Reg, src: Reg, offset: i16) -> Self {
+        Self::new(0x71, dst, src as u8, offset, 0)
     }
 
     /// `*(u8 *)(dst + offset) = value`
@@ -138,6 +150,11 @@ impl Assembler {
     /// Goes on there if `dst != value`.
     pub(crate) fn jump_unless_equal(&mut self, dst: Reg, value: i32, to: Label) {
         self.jump_by(Insn::new(0x55, dst, 0, 0, value), to);
+    }
+
+    /// Goes on there if `dst > src`, unsigned.
+    pub(crate) fn jump_if_greater(&mut self, dst: Reg, src: Reg, to: Label) {
+        self.jump_by(Insn::new(0x2d, dst, src as u8, 0, 0), to);
     }
 
     /// The program. A label that was never set is a mistake that the verifier refuses: the jump stays where it is.

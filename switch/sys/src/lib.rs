@@ -9,6 +9,7 @@
 //! - `tun`: TAP devices with vnet header and offloads
 //! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
+//! - `ethtool`: drivers and features of devices
 //! - `xfrm`: are there IPsec policies
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
 //! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
@@ -26,6 +27,7 @@
 mod bpf;
 pub mod checksum;
 mod cmsg;
+pub mod ethtool;
 mod ioctl;
 pub mod link;
 pub mod listen;

@@ -269,12 +269,7 @@ impl Tap {
     /// # Errors
     /// [`Error::Kernel`] when the link was deleted or without CAP_NET_ADMIN.
     pub fn netns(&self) -> Result<Netns, Error> {
-        // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor.
-        let raw = unsafe { ioctl::by_value(self.fd.as_fd(), libc::TUNGETDEVNETNS, 0) }
-            .map_err(kernel("TUNGETDEVNETNS", "?"))?;
-        // SAFETY: the kernel just made this descriptor for us (`open_related_ns`); nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        Netns::from_fd(fd).map_err(kernel("TUNGETDEVNETNS", "?"))
+        netns_of(self.fd.as_fd()).map_err(kernel("TUNGETDEVNETNS", "?"))
     }
 
     /// Reads one frame, vnet header first; never blocks.
@@ -428,6 +423,13 @@ pub(crate) fn get_iff(fd: BorrowedFd<'_>) -> io::Result<(String, TapFlags)> {
     let len = request.name.iter().position(|&b| b == 0).unwrap_or(request.name.len());
     let name = String::from_utf8_lossy(&request.name[..len]).into_owned();
     Ok((name, TapFlags::from_bits_retain(request.flags)))
+}
+
+pub(crate) fn netns_of(fd: BorrowedFd<'_>) -> io::Result<Netns> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor.
+    let raw = unsafe { ioctl::by_value(fd, libc::TUNGETDEVNETNS, 0) }?;
+    // SAFETY: the kernel just made this descriptor for us (`open_related_ns`); nothing else owns it.
+    Netns::from_fd(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 pub(crate) fn set_int(fd: BorrowedFd<'_>, request: libc::Ioctl, mut value: libc::c_int) -> io::Result<()> {

@@ -298,6 +298,9 @@ impl UdpSocket {
         if self.ipv6 {
             set_int(fd, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
             set_int(fd, libc::SOL_IPV6, libc::IPV6_DONTFRAG, 0)?;
+            // As a kernel's VXLAN device sends, and what leaves by `tunnel_gso`: routers that spread flows by their label
+            // must not part a flow's packets. The source port tells flows apart.
+            set_int(fd, libc::SOL_IPV6, libc::IPV6_AUTOFLOWLABEL, 0)?;
             sockopt::set_ipv6_recvtclass(fd, true)?;
             if options.zero_checksum6 {
                 set_int(fd, libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)?;

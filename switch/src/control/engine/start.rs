@@ -172,7 +172,7 @@ pub fn start(
         }
     };
     store.write(&written, &state)?;
-    live.send_whole();
+    live.adopt_tunnel_gso();
     live.settle();
     live.start_host_network(&state);
     drop(signs);

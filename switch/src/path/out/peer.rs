@@ -61,6 +61,9 @@ impl Turn<'_> {
             Ok(outcome) if outcome.whole => {
                 self.counters.add(Total::SuperframesSent, 1);
                 self.count(&outcome);
+                if let Some(reason) = outcome.reason {
+                    self.counters.drop(ingress, reason);
+                }
             }
             Ok(outcome) => {
                 self.counters.add(Total::SuperframesCut, 1);

@@ -54,9 +54,12 @@ pub struct Transmitter {
     id: u16,
 }
 
-impl Default for Transmitter {
-    fn default() -> Self {
-        Transmitter { cut: vec![0; MAX_SEND].into_boxed_slice(), id: 0 }
+impl Transmitter {
+    /// Worker number `worker`'s.
+    pub fn new(worker: usize) -> Self {
+        // Two workers should not use the same identifications at once.
+        let id = (worker as u16).wrapping_mul(0x9e37);
+        Transmitter { cut: vec![0; MAX_SEND].into_boxed_slice(), id }
     }
 }
 

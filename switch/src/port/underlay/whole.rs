@@ -1,6 +1,9 @@
 //! Superframes that leave whole: by a device of the kernel that segments UDP tunnels, with all outer headers of our own.
-//! They look on the wire exactly as cut ones do, source port included.
+//! On the wire they are what cut ones are: addresses, ports, marks, checksums.
 
+use std::io::ErrorKind;
+
+use weft_encap::Reason;
 use weft_encap::gso::Plan;
 use weft_encap::outer::{MAX_LEN, Outer};
 use weft_sys::tunnel_gso;
@@ -21,7 +24,9 @@ pub(super) fn send(
     plan: &Plan,
     id: u16,
 ) -> Option<Outcome> {
-    let (device, source) = underlay.whole(peer.remote.is_ipv6(), packet.sender)?;
+    let whole = underlay.whole.load();
+    let device = whole.as_deref()?;
+    let source = underlay.source(peer.remote.is_ipv6(), packet.sender)?;
     // No source yet: the kernel would choose it for each send.
     if source.ip().is_unspecified() {
         return None;
@@ -30,12 +35,13 @@ pub(super) fn send(
     let outer = Outer { source, destination: peer.remote, tos: packet.tos(), id, vni: peer.vni };
     let mut bytes = [0; MAX_LEN];
     let len = outer.write(&mut bytes, &frame.vnet, headers, frame.len())?;
-    device.send(&bytes[..len], frame.bytes()).ok()?;
-    Some(Outcome {
-        packets: plan.count() as u64,
-        bytes: plan.bytes() as u64,
-        sends: 1,
-        whole: true,
-        ..Outcome::default()
-    })
+    let outcome = Outcome { sends: 1, whole: true, ..Outcome::default() };
+    let packets = plan.count() as u64;
+    match device.send(&bytes[..len], frame.bytes()) {
+        Ok(()) => Some(Outcome { packets, bytes: plan.bytes() as u64, ..outcome }),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Some(Outcome { refused: packets, reason: Some(Reason::QueueFull), ..outcome })
+        }
+        Err(_) => None,
+    }
 }
