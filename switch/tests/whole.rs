@@ -13,6 +13,7 @@ use weft_switch::port::{Device, MemDevice, Underlay, UnderlayConfig};
 use weft_switch::table::PeerSlot;
 use weft_sys::link::{AddrFlags, LinkChange, Netlink};
 use weft_sys::netns::Netns;
+use weft_sys::sysctl::{self, Key};
 use weft_sys::tun::Offloads;
 use weft_sys::tunnel_gso::TunnelGso;
 
@@ -72,6 +73,9 @@ fn pair(v6: bool) -> Option<[Node; 2]> {
             IpAddr::V4(ip) => (Some(ip), None),
             IpAddr::V6(ip) => (None, Some(ip)),
         };
+        // The device hands IPv6 on as the host's switch says.
+        let switch = || sysctl::set(&Key::parse("net.ipv6.conf.all.forwarding").unwrap(), "1");
+        netns.run(switch).unwrap().unwrap();
         let gso = match netns.run(TunnelGso::create).unwrap() {
             Ok(gso) => Arc::new(gso),
             Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {

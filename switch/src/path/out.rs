@@ -40,7 +40,7 @@ impl Out {
             ports: Queues::new(MAX_PORTS),
             peers: Queues::new(MAX_PEERS),
             cutter: port::Cutter::default(),
-            transmitter: Transmitter::new(worker),
+            transmitter: Transmitter::default(),
         }
     }
 

@@ -40,7 +40,6 @@ const LICENSE: &std::ffi::CStr = c"Dual BSD/GPL";
 #[derive(Debug)]
 pub struct TunnelGso {
     device: OwnedFd,
-    name: String,
     lost: Counter,
     /// The program is detached when this is closed.
     _link: OwnedFd,
@@ -56,7 +55,7 @@ impl TunnelGso {
         let flags = TapFlags::TAP | TapFlags::NO_PI | TapFlags::VNET_HDR;
         tun::set_iff(device.as_fd(), NAME, flags).map_err(step("TUNSETIFF"))?;
         let (name, _) = tun::get_iff(device.as_fd()).map_err(step("TUNGETIFF"))?;
-        Self::set_up(device, name)
+        Self::set_up(device, &name)
     }
 
     /// Takes over the device of another process.
@@ -73,7 +72,7 @@ impl TunnelGso {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         rustix::io::ioctl_fionbio(&device, true)?;
-        Self::set_up(device, name)
+        Self::set_up(device, &name)
     }
 
     /// Hands on a superframe: the vnet header and the outer headers, and the inner frame. Never blocks.
@@ -98,14 +97,19 @@ impl TunnelGso {
     /// Mends what others may have done to it: set it down, or changed the forwarding of all devices. Call it in the
     /// device's namespace.
     ///
+    /// False: it was deleted.
+    ///
     /// # Errors
-    /// `EBADFD` when it was deleted; what the kernel refuses.
-    pub fn tend(&self) -> io::Result<()> {
-        tun::get_iff(self.device.as_fd()).map_err(step("TUNGETIFF"))?;
-        set_link_up(&self.name).map(drop)
+    /// What the kernel refuses.
+    pub fn tend(&self) -> io::Result<bool> {
+        match tun::get_iff(self.device.as_fd()) {
+            Ok((name, _)) => set_link_up(&name).map(|_| true),
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => Ok(false),
+            Err(error) => Err(step("TUNGETIFF")(error)),
+        }
     }
 
-    fn set_up(device: OwnedFd, name: String) -> io::Result<Self> {
+    fn set_up(device: OwnedFd, name: &str) -> io::Result<Self> {
         let fd = device.as_fd();
         let length = VNET_HDR_LEN as libc::c_int;
         tun::set_int(fd, libc::TUNSETVNETHDRSZ, length).map_err(step("TUNSETVNETHDRSZ"))?;
@@ -119,9 +123,9 @@ impl TunnelGso {
         let lost = Counter::new().map_err(step("a BPF map"))?;
         let program =
             bpf::load_classifier(&hand_on(&lost), c"weft_gso", LICENSE).map_err(step("the BPF program"))?;
-        let index = set_link_up(&name).map_err(step("set it up"))?;
+        let index = set_link_up(name).map_err(step("set it up"))?;
         let link = bpf::attach_ingress(program.as_fd(), index).map_err(step("attach the BPF program"))?;
-        Ok(TunnelGso { device, name, lost, _link: link })
+        Ok(TunnelGso { device, lost, _link: link })
     }
 }
 
@@ -131,9 +135,11 @@ impl AsFd for TunnelGso {
     }
 }
 
-/// Up, where looking up routes is allowed to what comes in, and without traffic of its own.
+/// Up, and where looking up routes is allowed to what comes in. Not so for IPv6: there the kernel takes the default routes
+/// that it has from router advertisements away when any device begins to forward (`addrconf_fixup_forwarding`), so the
+/// device has what the host's switch gives it.
 fn set_link_up(name: &str) -> io::Result<u32> {
-    let settings = [("ipv4", "forwarding", "1"), ("ipv6", "addr_gen_mode", "1"), ("ipv6", "forwarding", "1")];
+    let settings = [("ipv4", "forwarding", "1"), ("ipv6", "addr_gen_mode", "1")];
     for (family, setting, value) in settings {
         let key = Key::interface(family, name, setting)?;
         match sysctl::get(&key) {

@@ -14,13 +14,15 @@ const HEADER: usize = 16;
 const FLAGS: usize = 4;
 
 /// How many policies of the calling thread's namespace say what becomes of packets that leave it: those that are encrypted,
-/// for example. A kernel without IPsec has none.
+/// for example.
 ///
 /// # Errors
-/// `PermissionDenied` without CAP_NET_ADMIN; what the socket says.
+/// `Unsupported` where nobody can ask by netlink; `PermissionDenied` without CAP_NET_ADMIN; what the socket says.
 pub fn output_policies() -> io::Result<u32> {
     let mut socket = match Socket::new(NETLINK_XFRM) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(0),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "IPsec policies cannot be asked for"));
+        }
         other => other?,
     };
     socket.bind_auto()?;

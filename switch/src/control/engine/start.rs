@@ -175,6 +175,7 @@ pub fn start(
     live.adopt_tunnel_gso();
     live.settle();
     live.start_host_network(&state);
+    live.look_at_tunnel_gso();
     drop(signs);
     let mut engine = Engine {
         config: config.clone(),

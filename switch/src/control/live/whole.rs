@@ -1,25 +1,31 @@
 //! The device by which superframes leave whole: made where it gains something, tended, and left alone for a while when it
 //! loses frames, for cutting goes by the sockets, whose errors are seen.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_sys::ethtool::Device;
+use weft_sys::sysctl::{self, Key};
 use weft_sys::tunnel_gso::TunnelGso;
 
-use super::Live;
+use super::{Live, port};
 use crate::control::config::TunnelGsoUse;
 use crate::control::effects::underlay;
 use crate::control::holder;
 use crate::port::Underlay;
 
-/// For so many looks, of a second each, a device that has lost frames is not used; twice as long each time.
+/// For so many looks, of a second each, a device that has lost frames, or could not be made, is left alone; twice as long each
+/// time.
 const REST: u32 = 30;
 const LONGEST_REST: u32 = 3600;
-/// Looks until a device that could not be made, or was deleted, is made anew.
-const PAUSE: u32 = 30;
+/// After so many looks without a loss the next rest is a short one again.
+const CALM: u32 = 3600;
+/// Looks until the underlays' devices are looked for again.
+const NAMES: u32 = 10;
 /// What a device of the underlay has to do itself, or the kernel does it in software, which costs more than to cut here.
-const FEATURE: &str = "tx-udp_tnl-csum-segmentation";
+const FEATURES: [&str; 4] =
+    ["tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp-segmentation"];
 /// Drivers that do it with frames like these. Others (`vxlan_features_check`) only with those of a kernel's VXLAN device.
 const DRIVERS: [&str; 2] = ["veth", "virtio_net"];
 
@@ -32,8 +38,13 @@ pub(super) struct Whole {
     lost: u64,
     /// Looks until it is used again, or made.
     rests: u32,
-    /// How long the next rest is.
-    next_rest: u32,
+    /// How long the last rest was.
+    last_rest: u32,
+    /// Looks without a loss since.
+    calm: u32,
+    /// Which devices have the underlays' addresses, and for how many looks that counts.
+    names: BTreeMap<IpAddr, Option<String>>,
+    names_count: u32,
 }
 
 impl Live {
@@ -62,7 +73,6 @@ impl Live {
                     let device = Arc::new(device);
                     self.holder.keeps_tunnel_gso(&device);
                     self.whole.device = Some(device);
-                    self.send_whole();
                     return;
                 }
                 Err(error) => tracing::info!(%error, "a held device for superframes is of no use"),
@@ -73,93 +83,145 @@ impl Live {
 
     /// Looks after the device, and makes it when it is wanted; says how many frames it has lost since the last look.
     pub fn look_at_tunnel_gso(&mut self) -> u64 {
-        let new = self.tend_tunnel_gso();
         let whole = &mut self.whole;
-        if new > 0 {
-            whole.next_rest = whole.next_rest.saturating_mul(2).clamp(REST, LONGEST_REST);
-            whole.rests = whole.next_rest;
+        whole.next_look();
+        let lost = whole.device.as_ref().and_then(|device| device.lost().ok()).unwrap_or(whole.lost);
+        let new = lost.saturating_sub(std::mem::replace(&mut whole.lost, lost));
+        // Later ones had been on their way.
+        if new > 0 && whole.rests == 0 {
+            let seconds = whole.rest();
             tracing::warn!(
                 lost = new,
-                seconds = whole.rests,
+                seconds,
                 "superframes had no way to other nodes, or one of a smaller MTU; weftd cuts them meanwhile"
             );
-        } else {
-            whole.rests = whole.rests.saturating_sub(1);
         }
         self.send_whole();
+        self.tend_tunnel_gso();
         new
     }
 
     /// Gives the device to the underlays that gain by it, and takes it from the others.
     fn send_whole(&mut self) {
-        let may = self.wants_tunnel_gso() && self.whole.rests == 0 && !has_ipsec();
-        let wanted = self.whole.wanted;
-        let (gain, others): (Vec<_>, Vec<_>) = self
-            .underlays
-            .values()
-            .partition(|underlay| may && (wanted == TunnelGsoUse::Always || segments(underlay)));
-        let device = match (&self.whole.device, gain.is_empty()) {
-            (Some(device), _) => Some(Arc::clone(device)),
-            (None, true) => None,
-            (None, false) => match TunnelGso::create() {
-                Ok(device) => Some(Arc::new(device)),
-                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
-                    tracing::info!(%error, "superframes to other nodes are cut by weftd");
-                    self.whole.wanted = TunnelGsoUse::Never;
-                    None
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "superframes to other nodes are cut by weftd for now");
-                    self.whole.rests = PAUSE;
-                    None
-                }
-            },
-        };
-        gain.iter().for_each(|underlay| underlay.set_tunnel_gso(device.as_ref()));
+        let whole = &mut self.whole;
+        let may = whole.wanted != TunnelGsoUse::Never && whole.rests == 0;
+        let (mut gain, mut others): (Vec<_>, Vec<_>) =
+            self.underlays.values().partition(|underlay| may && whole.gains(underlay));
+        // Their policies do not meet what leaves by the device.
+        if !gain.is_empty() && whole.has_ipsec() {
+            others.append(&mut gain);
+        }
+        let is_new = whole.device.is_none() && !gain.is_empty();
+        if is_new {
+            whole.create();
+        }
+        gain.iter().for_each(|underlay| underlay.set_tunnel_gso(whole.device.as_ref()));
         others.iter().for_each(|underlay| underlay.set_tunnel_gso(None));
-        let is_new = device.is_some() && self.whole.device.is_none();
-        self.whole.device = device;
         if is_new {
             self.sync();
         }
     }
 
     /// Mends the device, or lets it go when it was deleted.
-    fn tend_tunnel_gso(&mut self) -> u64 {
+    fn tend_tunnel_gso(&mut self) {
         let whole = &mut self.whole;
-        let Some(device) = &whole.device else { return 0 };
-        let lost = device.lost().unwrap_or(whole.lost);
-        let new = lost.saturating_sub(std::mem::replace(&mut whole.lost, lost));
-        if let Err(error) = device.tend() {
-            tracing::warn!(%error, "the device by which superframes leave whole is gone");
-            (whole.device, whole.lost, whole.rests) = (None, 0, PAUSE);
-            self.underlays.values().for_each(|underlay| underlay.set_tunnel_gso(None));
-            self.sync();
+        let Some(device) = &whole.device else { return };
+        match device.tend() {
+            Ok(true) => return,
+            Ok(false) => tracing::warn!("the device by which superframes leave whole is gone"),
+            Err(error) => {
+                tracing::warn!(%error, "the device by which superframes leave whole cannot be tended; made anew");
+            }
         }
-        new
+        if whole.rests == 0 {
+            whole.rest();
+        }
+        whole.lost = 0;
+        let device = whole.device.take();
+        self.underlays.values().for_each(|underlay| underlay.set_tunnel_gso(None));
+        self.sync();
+        port::close(device);
     }
 }
 
-/// True if the devices that have the underlay's addresses cut superframes of tunnels, or need not. Of a family without an
-/// address of the node's own, nothing leaves whole.
-fn segments(underlay: &Underlay) -> bool {
-    let config = underlay.config();
-    let addresses: Vec<IpAddr> = [config.v4.map(IpAddr::from), config.v6.map(IpAddr::from)]
-        .into_iter()
-        .flatten()
-        .filter(|address| !address.is_unspecified())
-        .collect();
-    let device_segments = |address| {
-        let found = underlay::detect(address).ok()?;
-        let device = Device::new(&found.device).ok()?;
-        let driver = device.driver().ok()?;
-        Some(DRIVERS.contains(&driver.as_str()) && device.has_feature(FEATURE).ok()?)
-    };
-    !addresses.is_empty() && addresses.into_iter().all(|address| device_segments(address) == Some(true))
-}
+impl Whole {
+    /// Says how long.
+    fn rest(&mut self) -> u32 {
+        self.last_rest = self.last_rest.saturating_mul(2).clamp(REST, LONGEST_REST);
+        self.rests = self.last_rest;
+        self.calm = 0;
+        self.rests
+    }
 
-/// True if policies say what becomes of packets that leave the node (what leaves by the device does not meet them), or that
-/// cannot be known.
-fn has_ipsec() -> bool {
-    weft_sys::xfrm::output_policies().map_or(true, |count| count > 0)
+    fn next_look(&mut self) {
+        self.rests = self.rests.saturating_sub(1);
+        self.calm = self.calm.saturating_add(1);
+        if self.calm == CALM + LONGEST_REST {
+            self.last_rest = 0;
+        }
+        self.names_count = self.names_count.saturating_sub(1);
+        if self.names_count == 0 {
+            self.names.clear();
+            self.names_count = NAMES;
+        }
+    }
+
+    /// True if the devices that have the underlay's addresses cut superframes of tunnels, or need not. Of a family without an
+    /// address of the node's own, nothing leaves whole.
+    fn gains(&mut self, underlay: &Underlay) -> bool {
+        let config = underlay.config();
+        let addresses: Vec<IpAddr> = [config.v4.map(IpAddr::from), config.v6.map(IpAddr::from)]
+            .into_iter()
+            .flatten()
+            .filter(|address| !address.is_unspecified())
+            .collect();
+        // What comes in by IPv6 is handed on as the host's switch says.
+        let forwards = |address: &IpAddr| {
+            let switch = || sysctl::get(&Key::interface("ipv6", "all", "forwarding")?);
+            address.is_ipv4() || switch().is_ok_and(|is| is != "0")
+        };
+        if addresses.is_empty() || !addresses.iter().all(forwards) {
+            return false;
+        }
+        self.wanted == TunnelGsoUse::Always || addresses.into_iter().all(|address| self.segments(address))
+    }
+
+    fn segments(&mut self, address: IpAddr) -> bool {
+        let find = || underlay::detect(address).ok().map(|found| found.device);
+        let Some(name) = self.names.entry(address).or_insert_with(find) else { return false };
+        let segments = |device: Device| {
+            let all = FEATURES.iter().all(|feature| device.has_feature(feature).unwrap_or(false));
+            device.driver().is_ok_and(|driver| DRIVERS.contains(&driver.as_str())) && all
+        };
+        Device::new(name).is_ok_and(segments)
+    }
+
+    fn create(&mut self) {
+        match TunnelGso::create() {
+            Ok(device) => self.device = Some(Arc::new(device)),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => self.give_up(&error),
+            Err(error) => {
+                let seconds = self.rest();
+                tracing::warn!(%error, seconds, "superframes to other nodes are cut by weftd meanwhile");
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: &std::io::Error) {
+        tracing::info!(%why, "superframes to other nodes are cut by weftd");
+        self.wanted = TunnelGsoUse::Never;
+    }
+
+    /// True if policies say what becomes of packets that leave the node, or that cannot be known.
+    fn has_ipsec(&mut self) -> bool {
+        match weft_sys::xfrm::output_policies() {
+            Ok(count) => count > 0,
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::Unsupported {
+                    self.give_up(&error);
+                }
+                true
+            }
+        }
+    }
 }

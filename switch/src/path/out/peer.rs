@@ -59,7 +59,7 @@ impl Turn<'_> {
         let ingress = packet.frame.ingress;
         match self.transmitter.superframe(self.underlay, self.peer, packet) {
             Ok(outcome) if outcome.whole => {
-                self.counters.add(Total::SuperframesSent, 1);
+                self.counters.add(Total::SuperframesSent, u64::from(outcome.packets > 0));
                 self.count(&outcome);
                 if let Some(reason) = outcome.reason {
                     self.counters.drop(ingress, reason);

@@ -4,6 +4,7 @@
 //! send. Small frames of equal length that share peer, sending socket and congestion mark leave as one send too,
 //! whatever flows they are of; the last may be shorter.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
@@ -54,11 +55,10 @@ pub struct Transmitter {
     id: u16,
 }
 
-impl Transmitter {
-    /// Worker number `worker`'s.
-    pub fn new(worker: usize) -> Self {
-        // Two workers should not use the same identifications at once.
-        let id = (worker as u16).wrapping_mul(0x9e37);
+impl Default for Transmitter {
+    fn default() -> Self {
+        // Two workers should not use the same ones at once, and strangers not know them.
+        let id = RandomState::new().hash_one(()) as u16;
         Transmitter { cut: vec![0; MAX_SEND].into_boxed_slice(), id }
     }
 }
