@@ -121,7 +121,7 @@ fn a_device_that_loses_frames_rests_and_one_that_is_gone_is_made_anew() {
         })?;
         node.ns.sh(&format!("sysctl -qw net.ipv4.conf.{DEVICE}.forwarding=0; ip link del {DEVICE}"))?;
         hashed(&a.ns, &b.ns, &b.ip(), 5)?;
-        eventually(5, || {
+        eventually(10, || {
             ensure!(devices(node)? == 0 && node.log().contains("is gone"), "{}", node.log());
             Ok(())
         })?;

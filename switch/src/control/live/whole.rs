@@ -21,8 +21,8 @@ const REST: u32 = 30;
 const LONGEST_REST: u32 = 3600;
 /// After so many looks without a loss the next rest is a short one again.
 const CALM: u32 = 3600;
-/// Looks until the underlays' devices are looked for again.
-const NAMES: u32 = 10;
+/// Every so many looks the underlays' devices are asked again, and the device is tended: that takes milliseconds.
+const THOROUGH: u32 = 5;
 /// What a device of the underlay has to do itself, or the kernel does it in software, which costs more than to cut here.
 const FEATURES: [&str; 4] =
     ["tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp-segmentation"];
@@ -42,9 +42,10 @@ pub(super) struct Whole {
     last_rest: u32,
     /// Looks without a loss since.
     calm: u32,
-    /// Which devices have the underlays' addresses, and for how many looks that counts.
-    names: BTreeMap<IpAddr, Option<String>>,
-    names_count: u32,
+    /// Whether the devices that have the underlays' addresses segment tunnels.
+    segments: BTreeMap<IpAddr, bool>,
+    /// Looks until that is asked again.
+    thorough_in: u32,
 }
 
 impl Live {
@@ -97,7 +98,9 @@ impl Live {
             );
         }
         self.send_whole();
-        self.tend_tunnel_gso();
+        if self.whole.thorough_in == THOROUGH {
+            self.tend_tunnel_gso();
+        }
         new
     }
 
@@ -159,10 +162,10 @@ impl Whole {
         if self.calm == CALM + LONGEST_REST {
             self.last_rest = 0;
         }
-        self.names_count = self.names_count.saturating_sub(1);
-        if self.names_count == 0 {
-            self.names.clear();
-            self.names_count = NAMES;
+        self.thorough_in = self.thorough_in.saturating_sub(1);
+        if self.thorough_in == 0 {
+            self.segments.clear();
+            self.thorough_in = THOROUGH;
         }
     }
 
@@ -187,13 +190,12 @@ impl Whole {
     }
 
     fn segments(&mut self, address: IpAddr) -> bool {
-        let find = || underlay::detect(address).ok().map(|found| found.device);
-        let Some(name) = self.names.entry(address).or_insert_with(find) else { return false };
-        let segments = |device: Device| {
-            let all = FEATURES.iter().all(|feature| device.has_feature(feature).unwrap_or(false));
-            device.driver().is_ok_and(|driver| DRIVERS.contains(&driver.as_str())) && all
+        let ask = || {
+            let device = Device::new(&underlay::detect(address).ok()?.device).ok()?;
+            let is_known = DRIVERS.contains(&device.driver().ok()?.as_str());
+            Some(is_known && FEATURES.iter().all(|feature| device.has_feature(feature).unwrap_or(false)))
         };
-        Device::new(name).is_ok_and(segments)
+        *self.segments.entry(address).or_insert_with(|| ask().unwrap_or(false))
     }
 
     fn create(&mut self) {
