@@ -20,6 +20,8 @@ pub mod node;
 pub mod ns;
 /// Single frames: sent as they are, counted where they come in.
 pub mod raw;
+/// Whether the machine itself stood still.
+pub mod stalls;
 /// ping, iperf3, hashed transfers, packets made by hand.
 pub mod traffic;
 

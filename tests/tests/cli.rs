@@ -427,6 +427,12 @@ fn a_purge_leaves_the_host_as_it_was() {
                  for f in $(find /proc/sys/net/ipv4 /proc/sys/net/ipv6 -type f -perm -600 | grep -vE 'flush|_id$|key$|stable_secret' | sort); do echo $f=$(cat $f 2>/dev/null); done",
             )
         };
+        // New devices find out first whether their link-local address is somebody else's.
+        eventually(10, || {
+            let tentative = lab.nodes[0].ns.sh("ip -6 addr show tentative")?;
+            ensure!(tentative.is_empty(), "{tentative}");
+            Ok(())
+        })?;
         let before = dump(&lab.nodes[0].ns)?;
         let cluster = lab.cluster(2);
         lab.nodes[0].write_cluster(&cluster)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_tests::ns::Background;
+use weft_tests::stalls::unless_stalled;
 use weft_tests::traffic::{ping, serve};
 use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
 
@@ -69,41 +70,43 @@ fn descriptors(node: &Node) -> Result<usize> {
 
 #[test]
 fn upgrades_lose_nothing() {
-    as_root(|| {
-        let mut lab = kept(2)?;
-        let (a, c) = (lab.nodes[0].pod("a")?, lab.nodes[0].pod("c")?);
-        let b = lab.nodes[1].pod("b")?;
-        let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
-        let _servers = [serve(&c.ns, 5201)?, serve(&b.ns, 5201)?, serve(&b.ns, 5202)?];
-        let local = datagrams(&a.ns, &c.ip(), 5201, 8)?;
-        let remote = datagrams(&a.ns, &b.ip(), 5201, 8)?;
-        let stream = a.ns.spawn("iperf3", &["-c", &b.ip(), "-p", "5202", "-t", "8", "-b", "100M", "-J"])?;
-        let pings = [Pings::start(&a.ns, &c.ip(), 6)?, Pings::start(&b.ns, &a.ip(), 6)?];
-        for round in 0..6 {
-            std::thread::sleep(Duration::from_millis(500));
-            upgrade(&lab.nodes[if round == 3 { 1 } else { 0 }])?;
-        }
-        // Changes work as before, and so does a crash.
-        let d = lab.nodes[0].pod("d")?;
-        ping(&a.ns, &d.ip(), 3)?;
-        for run in [local, remote] {
-            all_came(run)?;
-        }
-        pings.into_iter().try_for_each(Pings::all_came)?;
-        let (out, errors, ok) = stream.finish()?;
-        ensure!(ok, "iperf3 did not survive: {out} {errors}");
-        lab.nodes[0].cni().del(&d.id, &d.ns.path())?;
-        eventually(5, || {
-            let after = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
-            ensure!(before == after, "carriers and the keeper's descriptors: {before:?}, then {after:?}");
-            Ok(())
-        })?;
-        lab.nodes[0].kill_kept()?;
-        ping(&a.ns, &b.ip(), 3)?;
-        let log = lab.nodes[0].log();
-        ensure!(!log.contains("of no use") && log.matches("held=3").count() == 6, "{log}");
+    as_root(|| unless_stalled(six_upgrades_under_load));
+}
+
+fn six_upgrades_under_load() -> Result<()> {
+    let mut lab = kept(2)?;
+    let (a, c) = (lab.nodes[0].pod("a")?, lab.nodes[0].pod("c")?);
+    let b = lab.nodes[1].pod("b")?;
+    let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
+    let _servers = [serve(&c.ns, 5201)?, serve(&b.ns, 5201)?, serve(&b.ns, 5202)?];
+    let local = datagrams(&a.ns, &c.ip(), 5201, 8)?;
+    let remote = datagrams(&a.ns, &b.ip(), 5201, 8)?;
+    let stream = a.ns.spawn("iperf3", &["-c", &b.ip(), "-p", "5202", "-t", "8", "-b", "100M", "-J"])?;
+    let pings = [Pings::start(&a.ns, &c.ip(), 6)?, Pings::start(&b.ns, &a.ip(), 6)?];
+    for round in 0..6 {
+        std::thread::sleep(Duration::from_millis(500));
+        upgrade(&lab.nodes[if round == 3 { 1 } else { 0 }])?;
+    }
+    // Changes work as before, and so does a crash.
+    let d = lab.nodes[0].pod("d")?;
+    ping(&a.ns, &d.ip(), 3)?;
+    for run in [local, remote] {
+        all_came(run)?;
+    }
+    pings.into_iter().try_for_each(Pings::all_came)?;
+    let (out, errors, ok) = stream.finish()?;
+    ensure!(ok, "iperf3 did not survive: {out} {errors}");
+    lab.nodes[0].cni().del(&d.id, &d.ns.path())?;
+    eventually(5, || {
+        let after = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
+        ensure!(before == after, "carriers and the keeper's descriptors: {before:?}, then {after:?}");
         Ok(())
-    });
+    })?;
+    lab.nodes[0].kill_kept()?;
+    ping(&a.ns, &b.ip(), 3)?;
+    let log = lab.nodes[0].log();
+    ensure!(!log.contains("of no use") && log.matches("held=3").count() == 6, "{log}");
+    Ok(())
 }
 
 /// Says hello to a daemon as something that it is not; what it hears up to the end or "Go".

@@ -5,21 +5,25 @@
 //! process. Anybody may bind such a name, so one that is held by another user than root keeps nobody from starting;
 //! but for one whose queue is full, so that nobody can ask whose it is.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::UnixListener;
 use weft_sys::seqpacket::{PeerCred, peer_cred};
 
 /// The socket's abstract name.
 const NAME: &[u8] = b"weftd";
-/// Others that may ask at a time who holds the sign; [`Alone::drain`] lets them go.
+/// Others that may ask at a time who holds the sign; [`Alone::answer`] lets them go.
 const BACKLOG: i32 = 8;
 /// A sign that says nothing is asked again for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(50);
+/// From one look at who has asked to the next.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Held while this process looks after the host's network of its namespace.
 #[derive(Debug)]
@@ -65,10 +69,24 @@ impl Alone {
         self.socket.iter().try_for_each(|socket| Ok(rustix::net::listen(socket, BACKLOG)?))
     }
 
-    /// Lets go who has asked for the holder. To be called every second or so, or soon nobody can ask any more.
-    pub fn drain(&self) {
+    /// Lets go who has asked for the holder, for ever, or soon nobody could ask any more.
+    ///
+    /// # Errors
+    /// `EMFILE`; what the reactor says of the socket.
+    pub async fn answer(&self) -> io::Result<Infallible> {
+        let Some(socket) = &self.socket else { return std::future::pending().await };
+        let listener = UnixListener::from_std(socket.try_clone()?.into())?;
+        loop {
+            // One that is gone already, or no descriptor left: others may still ask.
+            drop(listener.accept().await);
+            self.drain();
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Bounded: others may ask faster than this answers.
+    fn drain(&self) {
         let Some(socket) = &self.socket else { return };
-        // Bounded: others may ask faster than this answers.
         for _ in 0..4 * BACKLOG {
             if rustix::net::accept_with(socket, SocketFlags::CLOEXEC).is_err() {
                 return;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
@@ -140,9 +141,14 @@ pub fn run(
         tracing::warn!(%error, "the workers keep rights that they do not need");
     }
     let signs = signs.sign()?;
+    let (engine_runs, engine_ended) = oneshot::channel();
     let engine = std::thread::Builder::new()
         .name("weft-engine".to_owned())
-        .spawn(move || engine.run(&jobs))
+        .spawn(move || {
+            // Hung up by the thread's end.
+            let _runs = engine_runs;
+            engine.run(&jobs)
+        })
         .context("start the engine")?;
     let teller = handle.clone();
     let watched = Some(FileWatch::new(&config.cluster));
@@ -151,7 +157,8 @@ pub fn run(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let doors = Doors { args, config: &config, access, log, handle: &handle, workers: dataplane.workers };
-    let served = runtime.block_on(doors.serve_until_signal(Arc::clone(&plane), sockets, &signs, &engine));
+    let served =
+        runtime.block_on(doors.serve_until_signal(Arc::clone(&plane), sockets, &signs, engine_ended));
     if matches!(served, Ok(End::HandedOver)) {
         // Without a single destructor: nothing here is this process's own any more.
         std::process::exit(0);
@@ -235,12 +242,12 @@ struct Doors<'a> {
 }
 
 impl Doors<'_> {
-    async fn serve_until_signal<T>(
+    async fn serve_until_signal(
         &self,
         plane: Arc<Dataplane>,
         [control, plugins]: [Option<OwnedFd>; 2],
         signs: &Signs,
-        engine: &std::thread::JoinHandle<T>,
+        mut engine_ended: oneshot::Receiver<()>,
     ) -> anyhow::Result<End> {
         let (config, handle) = (self.config, self.handle);
         let mut terminate = signal(SignalKind::terminate())?;
@@ -283,6 +290,13 @@ impl Doors<'_> {
         tokio::pin!(seats);
         let left = giver.has_left();
         tokio::pin!(left);
+        let answers = async {
+            match &signs.alone {
+                Some(alone) => alone.answer().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(answers);
         let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
         let mut asked = false;
         loop {
@@ -301,12 +315,11 @@ impl Doors<'_> {
                 () = &mut pulse => {}
                 () = &mut seats, if config.seats => {}
                 _ = hang_up.recv() => reload(self.args, config, self.log, handle),
-                _ = look.tick() => {
-                    signs.alone.iter().for_each(Alone::drain);
-                    if engine.is_finished() {
-                        bail!("the engine ended by itself; see the log");
-                    }
+                result = &mut answers => {
+                    result.context("the sign in the network namespace")?;
                 }
+                _ = &mut engine_ended => bail!("the engine ended by itself; see the log"),
+                _ = look.tick(), if asked => {}
             }
         }
     }
@@ -426,7 +439,7 @@ fn remove_link(ifname: &str) -> anyhow::Result<()> {
 fn tell(handle: &Handle, event: Event) {
     let sent = match event {
         // The next one comes in a second.
-        Event::Tick => return drop(handle.send(Job::Tick)),
+        Event::Tick { mounts } => return drop(handle.send(Job::Tick { mounts })),
         Event::Cluster(cluster) => handle.send_blocking(Job::Cluster(cluster)),
         Event::Network => handle.send_blocking(Job::Network),
     };

@@ -120,7 +120,10 @@ pub enum Job {
         hang_up: HangUp,
     },
     /// A second has passed: look at names of namespaces, at what could not be opened, at the firewall.
-    Tick,
+    Tick {
+        /// Names of namespaces may have gone just now.
+        mounts: bool,
+    },
     /// Let another process take over, or go on: the thread waits for what comes of it.
     HandOver(super::handover::Freeze),
     /// Say that the thread is alive.
@@ -159,8 +162,8 @@ pub struct View {
     pub degraded: Vec<String>,
     /// The cluster file and what is wrong with its latest edit.
     pub cluster: weft_api::report::ClusterStatus,
-    /// Foreign chains with rules of ours.
-    pub foreign_chains: Vec<String>,
+    /// Foreign chains with rules of ours as of the last look.
+    pub foreign_chains: Arc<ArcSwap<Vec<String>>>,
     /// Sysctls changed.
     pub sysctls: Vec<SysctlChange>,
     /// Offloads of each port with an open device.

@@ -300,9 +300,12 @@ impl Live {
         all
     }
 
-    /// Ports whose namespace's name is gone.
-    pub fn ended(&self) -> Vec<String> {
-        self.names.iter().filter(|(_, name)| !name.lives()).map(|(port, _)| port.clone()).collect()
+    /// Ports whose namespace's name is gone. Of `Some((turn, turns))`, only a share of all is looked at: the whole in as many
+    /// turns as there are.
+    pub fn ended(&self, share: Option<(u64, u64)>) -> Vec<String> {
+        let is_due = |at: usize| share.is_none_or(|(turn, turns)| at as u64 % turns == turn % turns);
+        let due = self.names.iter().enumerate().filter(|(at, _)| is_due(*at));
+        due.filter(|(_, (_, name))| !name.lives()).map(|(_, (port, _))| port.clone()).collect()
     }
 
     /// Offloads of each open port, by name.

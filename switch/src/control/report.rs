@@ -69,7 +69,7 @@ impl Source for Reporter {
             overlay_mtu: view.state.node.overlay_mtu(),
             cluster: view.cluster.clone(),
             pools: pools(&view),
-            foreign_chains: view.foreign_chains.clone(),
+            foreign_chains: view.foreign_chains.load().to_vec(),
             degraded: view.degraded.clone(),
             sysctls: view.sysctls.iter().map(|s| (s.key.clone(), s.old.clone(), s.new.clone())).collect(),
         }

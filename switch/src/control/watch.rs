@@ -20,9 +20,7 @@ use weft_sys::pathid::Dir;
 use super::cluster::{Cluster, FileWatch};
 use super::state::NetnsRecord;
 
-/// How often the cluster file is looked at.
-const FILE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often [`Event::Tick`] comes.
+/// How often [`Event::Tick`] comes and the cluster file is looked at: together, for what an idle daemon costs is waking up.
 pub const TICK: Duration = Duration::from_secs(1);
 /// How long changes of links and addresses are gathered before they are told.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -117,8 +115,11 @@ fn id_at(path: &Path) -> io::Result<Option<NsId>> {
 /// What the thread tells.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A second has passed: time to look at names of namespaces and lost ports.
-    Tick,
+    /// A second has passed: time to look after what tells nobody when it changes.
+    Tick {
+        /// Something was mounted or unmounted meanwhile where this process sees it: names of namespaces may have gone.
+        mounts: bool,
+    },
     /// The cluster file changed: what it says now, or what is wrong with it (`file:line: …`).
     Cluster(Result<Cluster, String>),
     /// Links or addresses of the daemon's namespace changed: the underlay's MTU may be another.
@@ -141,7 +142,8 @@ impl Watch {
     pub fn start(cluster: Option<FileWatch>, tell: impl FnMut(Event) + Send + 'static) -> io::Result<Watch> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
         let monitor = LinkMonitor::new().map_err(io::Error::other)?;
-        let watcher = Watcher { cluster, monitor, stopped, tell };
+        let mounts = Mounts::open()?;
+        let watcher = Watcher { cluster, mounts, monitor, stopped, tell };
         let thread =
             std::thread::Builder::new().name("weft-watch".to_owned()).spawn(move || watcher.run())?;
         Ok(Watch { thread: Some(thread), stop: Some(stop) })
@@ -160,6 +162,7 @@ impl Drop for Watch {
 
 struct Watcher<F> {
     cluster: Option<FileWatch>,
+    mounts: Mounts,
     monitor: LinkMonitor,
     stopped: std::os::fd::OwnedFd,
     tell: F,
@@ -167,35 +170,34 @@ struct Watcher<F> {
 
 impl<F: FnMut(Event)> Watcher<F> {
     fn run(mut self) {
+        // The file as it is now was not told yet.
+        self.look_at_file();
         let mut next_tick = Instant::now() + TICK;
-        let mut next_file = Instant::now();
         let mut settled: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            if now >= next_file {
-                next_file = now + FILE_INTERVAL;
-                if let Some(event) = self.cluster.as_mut().and_then(look_at_file) {
-                    (self.tell)(event);
-                }
-            }
             if now >= next_tick {
                 next_tick = now + TICK;
-                (self.tell)(Event::Tick);
+                self.look_at_file();
+                let mounts = self.mounts.have_changed();
+                (self.tell)(Event::Tick { mounts });
             }
             if settled.is_some_and(|at| now >= at) {
                 settled = None;
                 (self.tell)(Event::Network);
             }
-            let mut next = next_tick;
-            if self.cluster.is_some() {
-                next = next.min(next_file);
-            }
-            next = settled.map_or(next, |at| next.min(at));
+            let next = settled.map_or(next_tick, |at| next_tick.min(at));
             match self.sleep(next.saturating_duration_since(Instant::now())) {
                 Wake::Stop => return,
                 Wake::Network => settled = settled.or(Some(Instant::now() + SETTLE)),
                 Wake::Time => {}
             }
+        }
+    }
+
+    fn look_at_file(&mut self) {
+        if let Some(event) = self.cluster.as_mut().and_then(look_at_file) {
+            (self.tell)(event);
         }
     }
 
@@ -226,6 +228,21 @@ impl<F: FnMut(Event)> Watcher<F> {
                 }
             }
         }
+    }
+}
+
+/// The table of mounts that this process sees: `proc_pid_mountinfo(5)`, which is ready for POLLPRI once for every change.
+struct Mounts(std::fs::File);
+
+impl Mounts {
+    fn open() -> io::Result<Mounts> {
+        std::fs::File::open("/proc/self/mountinfo").map(Mounts)
+    }
+
+    /// Since the last call. True if it cannot be known.
+    fn have_changed(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::PRI)];
+        poll(&mut fds, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
     }
 }
 

@@ -10,7 +10,7 @@
 //! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
 //! - `ethtool`: drivers and features of devices
-//! - `xfrm`: are there IPsec policies
+//! - `nftables`: has anybody changed it; `xfrm`: are there IPsec policies
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
 //! - `link`: rtnetlink requests (links, addresses, routes, neighbours) and a change monitor
 //! - `checksum`: sums and summing copies by the CPU's vectors
@@ -24,6 +24,7 @@
 //! - `thread`: what a thread costs
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod ask;
 mod bpf;
 pub mod checksum;
 mod cmsg;
@@ -33,6 +34,7 @@ pub mod link;
 pub mod listen;
 pub mod machine;
 pub mod netns;
+pub mod nftables;
 pub mod notify;
 pub mod pathid;
 pub mod privilege;

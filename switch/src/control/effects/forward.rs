@@ -250,16 +250,8 @@ fn nft_iptables(family: &str) -> Option<&'static str> {
 /// The iptables programs of the old kind whose table `filter` is in use in this namespace. Asking one where it is not
 /// would load it.
 fn legacy_programs() -> Vec<&'static str> {
-    let tables = [
-        ("ip_tables_names", "iptables-legacy", "iptables"),
-        ("ip6_tables_names", "ip6tables-legacy", "ip6tables"),
-    ];
     let mut found = Vec::new();
-    for (file, explicit, default) in tables {
-        let names = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-        if !names.lines().any(|name| name == "filter") {
-            continue;
-        }
+    for (_, explicit, default) in LEGACY.into_iter().filter(|(names, ..)| has_filter(names)) {
         if output(explicit, &["-V"], None).is_ok() {
             found.push(explicit);
         } else if output(default, &["-V"], None).is_ok_and(|version| version.contains("legacy")) {
@@ -267,6 +259,23 @@ fn legacy_programs() -> Vec<&'static str> {
         }
     }
     found
+}
+
+/// The old iptables: the kernel's list of tables of the namespace, the program by its own name and by the name that it may
+/// have.
+const LEGACY: [(&str, &str, &str); 2] = [
+    ("ip_tables_names", "iptables-legacy", "iptables"),
+    ("ip6_tables_names", "ip6tables-legacy", "ip6tables"),
+];
+
+/// True if the old iptables filters here.
+pub fn has_legacy_filter() -> bool {
+    LEGACY.iter().any(|(names, ..)| has_filter(names))
+}
+
+fn has_filter(names: &str) -> bool {
+    let names = std::fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
+    names.lines().any(|name| name == "filter")
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use weft_encap::MacAddr;
 use weft_sys::link::{AddrFlags, LinkChange, MAIN_TABLE, Netlink, RTPROT_WEFT, Route};
+use weft_sys::nftables;
 use weft_sys::sysctl::{self, Key};
 
 use super::EffectError;
-use super::forward::ForeignForward;
+use super::forward::{self, ForeignForward};
 use super::nft::{self, NftSpec};
 use super::port::{TapSpec, ignore_existing, ignore_missing};
 
@@ -128,6 +129,8 @@ struct Firewall {
     table: Option<NftSpec>,
     /// What the last look said, so that it is told once.
     complaint: Option<String>,
+    /// The generation of nftables at the last look that found all as it should be.
+    settled: Option<u32>,
 }
 
 impl HostNetwork {
@@ -137,7 +140,8 @@ impl HostNetwork {
     /// When the file is there but cannot be read; one with other content counts as none.
     pub fn open(record: impl Into<PathBuf>, ifname: &str) -> Result<Self, EffectError> {
         let record = Record::open(record.into()).map_err(EffectError::io("read the record of sysctls"))?;
-        let firewall = Firewall { forward: ForeignForward::new(ifname), table: None, complaint: None };
+        let firewall =
+            Firewall { forward: ForeignForward::new(ifname), table: None, complaint: None, settled: None };
         Ok(HostNetwork { record, firewall: Arc::new(Mutex::new(firewall)), chains: Arc::default() })
     }
 
@@ -174,8 +178,11 @@ impl HostNetwork {
 
     /// Looks after the firewall on a helper thread: rules of ours in foreign chains that drop, and our table if somebody
     /// flushed it. To be called every 5 to 10 seconds ([`HostNetwork::apply`] does it once, too). Takes 10 ms and more,
-    /// of that thread's time; while one look is under way, another does nothing.
+    /// of that thread's time, unless nobody has changed anything since; while one look is under way, another does nothing.
     pub fn check_firewall(&self) {
+        if self.firewall.try_lock().is_ok_and(|firewall| firewall.is_settled()) {
+            return;
+        }
         let (firewall, chains) = (Arc::clone(&self.firewall), Arc::clone(&self.chains));
         // A new thread is in the namespace of the one that makes it.
         let made = std::thread::Builder::new().name("weft-firewall".to_owned()).spawn(move || {
@@ -190,8 +197,8 @@ impl HostNetwork {
     }
 
     /// Foreign chains with rules of ours as of the last look, for the status.
-    pub fn foreign_chains(&self) -> Vec<String> {
-        self.chains.load().to_vec()
+    pub fn foreign_chains(&self) -> Arc<ArcSwap<Vec<String>>> {
+        Arc::clone(&self.chains)
     }
 
     /// Sysctls changed and what they were, for the status.
@@ -255,7 +262,15 @@ impl Firewall {
         Ok(true)
     }
 
+    /// True if there is nothing to look at: no transaction since the last look. Tables of the old iptables have no
+    /// generation.
+    fn is_settled(&self) -> bool {
+        self.settled.is_some() && self.settled == nftables::generation().ok() && !forward::has_legacy_filter()
+    }
+
     fn check(&mut self) {
+        // Asked before the look: what is changed meanwhile is looked at the next time.
+        let generation = nftables::generation().ok();
         let result = match &self.table {
             Some(spec) if !nft::exists() => nft::apply(spec),
             _ => Ok(()),
@@ -269,6 +284,7 @@ impl Firewall {
             Err(error) if self.complaint.as_ref() == Some(&error.to_string()) => {}
             Err(error) => tracing::warn!(%error, "looking after the firewall"),
         }
+        self.settled = generation.filter(|_| matches!(result, Ok(false)));
         self.complaint = result.err().map(|error| error.to_string());
     }
 }

@@ -26,6 +26,8 @@ use crate::table::{Epoch, Snapshot};
 pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 /// Every how many ticks the firewall is looked after.
 const FIREWALL_TICKS: u64 = 5;
+/// In how many ticks all names of namespaces are looked at, some at each, when nothing tells that one may have gone.
+const NAMES_TICKS: u64 = 5;
 
 /// Everything that the engine thread owns.
 pub struct Engine {
@@ -54,7 +56,7 @@ impl Engine {
         while let Some(job) = self.next(jobs) {
             match job {
                 Job::Edit { what, edit, finish, hang_up } => self.edit(what, edit, finish, hang_up),
-                Job::Tick => self.tick(),
+                Job::Tick { mounts } => self.tick(mounts),
                 Job::HandOver(freeze) => {
                     if self.hand_over(&freeze) {
                         return self.refuse_all(jobs);
@@ -110,6 +112,7 @@ impl Engine {
         }
         if let Err(error) = reopened {
             tracing::error!(%error, "nothing can be changed until the files are free; tried again every second");
+            self.show();
         }
         false
     }
@@ -309,7 +312,8 @@ impl Engine {
         self.dataplane.flush_learned(bridge, port.flatten(), forget.station);
     }
 
-    fn tick(&mut self) {
+    /// Costs next to nothing while nothing has changed: idle nodes do this all day.
+    fn tick(&mut self, mounts: bool) {
         self.ticks += 1;
         if !self.store.is_open() && self.store.reopen().is_ok() {
             tracing::info!("the files are this process's again");
@@ -318,7 +322,8 @@ impl Engine {
         self.dataplane.look_at_load();
         self.dataplane.add_tunnel_drops(weft_encap::Reason::TunnelSend, self.live.look_at_tunnel_gso());
         self.lost();
-        let ended = self.live.ended();
+        let share = (!mounts).then_some((self.ticks, NAMES_TICKS));
+        let ended = self.live.ended(share);
         if !ended.is_empty() {
             tracing::info!(ports = ?ended, "their namespaces are gone; removed");
             self.change("namespaces gone", |state, now| {
@@ -334,7 +339,10 @@ impl Engine {
         if self.ticks.is_multiple_of(FIREWALL_TICKS) && state.node.internal.is_some() {
             self.live.host().check_firewall();
         }
-        self.show();
+        // What was amiss may not be any more.
+        if !self.view.load().degraded.is_empty() {
+            self.show();
+        }
     }
 
     /// Ports whose link was deleted inside a living namespace.
@@ -352,7 +360,7 @@ impl Engine {
             return;
         }
         // A namespace that ends takes its links with it: then the port is not lost, it is gone.
-        let ended: BTreeSet<String> = self.live.ended().into_iter().collect();
+        let ended: BTreeSet<String> = self.live.ended(None).into_iter().collect();
         self.change("ports lost", |state, now| {
             for name in &lost {
                 if ended.contains(name) {

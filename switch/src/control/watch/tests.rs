@@ -56,7 +56,24 @@ fn tells_edits_and_seconds_and_stops_at_once() {
     fs::write(&path, "[cluster]\nvni = 0\n").unwrap();
     let error = next_cluster().unwrap_err();
     assert!(error.starts_with(&format!("{}:2: 0 is not a VNI", path.display())), "{error}");
-    while !matches!(events.recv_timeout(Duration::from_secs(10)).unwrap(), Event::Tick) {}
+    while !matches!(events.recv_timeout(Duration::from_secs(10)).unwrap(), Event::Tick { .. }) {}
     drop(watch);
     assert!(events.try_iter().last().is_none() || events.recv().is_err());
+}
+
+#[test]
+fn a_mount_is_noticed_once() {
+    use crate::control::effects::testing::{root, sh};
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    let mounts = Mounts::open().unwrap();
+    // Others may mount things meanwhile, but not all the time.
+    let is_told_once = || mounts.have_changed() && (0..100).any(|_| !mounts.have_changed());
+    sh(&format!("mount -t tmpfs weft-test {path}"));
+    let mounted = is_told_once();
+    sh(&format!("umount {path}"));
+    assert!(mounted && is_told_once());
 }
