@@ -309,11 +309,11 @@ impl Node {
         Ok(self.ns.sh("ls /sys/class/net")?.lines().map(str::to_owned).collect())
     }
 
-    /// Clock ticks, of 10 ms, that the daemon has had a CPU for.
+    /// Clock ticks, of 10 ms, that the daemon and the programs that it has run have had a CPU for.
     pub fn cpu_ticks(&self) -> Result<u64> {
-        // Fields 14 and 15, proc_pid_stat(5); the name before them may hold anything but is in brackets.
+        // Fields 14 to 17, proc_pid_stat(5); the name before them may hold anything but is in brackets.
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
         fields.map(|field| Ok(field.parse::<u64>()?)).sum()
     }
 

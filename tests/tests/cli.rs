@@ -347,6 +347,37 @@ fn a_foreign_forward_policy_cuts_nobody_off() {
     });
 }
 
+/// What comes while the daemon runs is seen to as well: what others add, flush and delete.
+#[test]
+fn a_firewall_that_is_set_up_later_cuts_nobody_off() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let cluster = lab.cluster(1);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let ns = &lab.nodes[0].ns;
+        // By now it has looked at least once and found nothing to do.
+        std::thread::sleep(std::time::Duration::from_secs(12));
+        let chain = "ip later forward";
+        let is_mended = |what: &str| {
+            eventually(12, || {
+                let ours = ns.sh(&format!("nft list chain {chain}"))?.matches("comment \"weft\"").count();
+                ensure!(ours == 2, "{what}: {ours} rules of weft's");
+                ensure!(ns.sh("nft list tables")?.contains("inet weft"), "{what}: the table is gone");
+                Ok(())
+            })
+        };
+        ns.sh(&format!("nft 'add table ip later; add chain {chain} {{ type filter hook forward priority 0; policy drop; }}'"))?;
+        is_mended("a new chain")?;
+        std::thread::sleep(std::time::Duration::from_secs(12));
+        ns.sh(&format!("nft flush chain {chain}"))?;
+        is_mended("flushed")?;
+        ns.sh("nft delete table inet weft")?;
+        is_mended("deleted")?;
+        Ok(())
+    });
+}
+
 /// The same by the old iptables, whose tables nft does not see.
 #[test]
 fn a_foreign_policy_of_the_old_iptables_cuts_nobody_off() {

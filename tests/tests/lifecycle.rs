@@ -70,9 +70,10 @@ fn random() -> f64 {
 /// Fails if the daemon spends more than a tenth of two seconds in which nobody asks for anything.
 fn no_busy_loop(node: &Node) -> Result<()> {
     let start = node.cpu_ticks()?;
-    std::thread::sleep(Duration::from_secs(2));
+    // The end of a namespace is noticed within five seconds.
+    std::thread::sleep(Duration::from_secs(6));
     let spent = node.cpu_ticks()? - start;
-    ensure!(spent < 20, "weftd used {spent} ticks of 10 ms in 2 idle seconds");
+    ensure!(spent < 60, "weftd used {spent} ticks of 10 ms in 6 idle seconds");
     Ok(())
 }
 
@@ -342,22 +343,13 @@ fn a_hundred_idle_ports_cost_nothing() {
         let node = &lab.nodes[0];
         let pods: Vec<_> = (0..100).map(|_| node.pod("i")).collect::<Result<_>>()?;
         std::thread::sleep(Duration::from_secs(3));
-        let schedstat = || -> Result<u64> {
-            let mut total = 0;
-            for task in std::fs::read_dir(format!("/proc/{}/task", node.pid()))? {
-                // A helper thread may end meanwhile.
-                let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-                total += text.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
-            }
-            Ok(total)
-        };
         // The pods' own kernels still announce themselves for a while, longer on a busy machine. How little it is, the
         // benchmark says (`scripts/bench.sh --works idle`).
         eventually(60, || {
-            let start = schedstat()?;
-            std::thread::sleep(Duration::from_secs(5));
-            let share = schedstat()?.saturating_sub(start) as f64 / 5e9;
-            ensure!(share < 0.01, "an idle daemon with 100 ports used {:.2} % of a core", share * 100.0);
+            let start = node.cpu_ticks()?;
+            std::thread::sleep(Duration::from_secs(10));
+            let ticks = node.cpu_ticks()? - start;
+            ensure!(ticks < 10, "an idle daemon with 100 ports used {ticks} ticks of 10 ms in 10 seconds");
             Ok(())
         })?;
         drop(pods);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_tests::ns::Background;
-use weft_tests::stalls::unless_stalled;
+use weft_tests::stalls::{Stalls, unless_stalled};
 use weft_tests::traffic::{ping, serve};
 use weft_tests::{Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
 
@@ -79,6 +79,7 @@ fn six_upgrades_under_load() -> Result<()> {
     let b = lab.nodes[1].pod("b")?;
     let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
     let _servers = [serve(&c.ns, 5201)?, serve(&b.ns, 5201)?, serve(&b.ns, 5202)?];
+    let stalls = Stalls::watch(&a.ns, 8)?;
     let local = datagrams(&a.ns, &c.ip(), 5201, 8)?;
     let remote = datagrams(&a.ns, &b.ip(), 5201, 8)?;
     let stream = a.ns.spawn("iperf3", &["-c", &b.ip(), "-p", "5202", "-t", "8", "-b", "100M", "-J"])?;
@@ -90,10 +91,8 @@ fn six_upgrades_under_load() -> Result<()> {
     // Changes work as before, and so does a crash.
     let d = lab.nodes[0].pod("d")?;
     ping(&a.ns, &d.ip(), 3)?;
-    for run in [local, remote] {
-        all_came(run)?;
-    }
-    pings.into_iter().try_for_each(Pings::all_came)?;
+    let counted = [local, remote].into_iter().try_for_each(all_came);
+    stalls.judge(counted.and_then(|()| pings.into_iter().try_for_each(Pings::all_came)))?;
     let (out, errors, ok) = stream.finish()?;
     ensure!(ok, "iperf3 did not survive: {out} {errors}");
     lab.nodes[0].cni().del(&d.id, &d.ns.path())?;

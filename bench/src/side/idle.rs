@@ -13,7 +13,7 @@ const PORTS: usize = 100;
 /// Until the kernels of new pods have asked for routers and told of their groups: four seconds apart, three times.
 const QUIET: Duration = Duration::from_secs(10);
 /// Shortest time over which CPU time is taken.
-const LEAST: Duration = Duration::from_secs(5);
+const LEAST: Duration = Duration::from_secs(20);
 
 /// CPU time and memory of a daemon with [`PORTS`] pods.
 pub(super) fn measure(peer: &Peer, plan: &Plan) -> anyhow::Result<Vec<Value>> {

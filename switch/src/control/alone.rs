@@ -5,7 +5,6 @@
 //! process. Anybody may bind such a name, so one that is held by another user than root keeps nobody from starting;
 //! but for one whose queue is full, so that nobody can ask whose it is.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -70,21 +69,24 @@ impl Alone {
     }
 
     /// Lets go who has asked for the holder, for ever, or soon nobody could ask any more.
-    ///
-    /// # Errors
-    /// `EMFILE`; what the reactor says of the socket.
-    pub async fn answer(&self) -> io::Result<Infallible> {
+    pub async fn answer(&self) {
         let Some(socket) = &self.socket else { return std::future::pending().await };
-        let listener = UnixListener::from_std(socket.try_clone()?.into())?;
+        let listener = socket.try_clone().and_then(|socket| UnixListener::from_std(socket.into()));
+        let listener = listener.inspect_err(|error| {
+            tracing::warn!(%error, "another weftd that starts here may wait for two seconds until it is refused");
+        });
         loop {
-            // One that is gone already, or no descriptor left: others may still ask.
-            drop(listener.accept().await);
+            match &listener {
+                // One that is gone already, or no descriptor left: others may still ask.
+                Ok(listener) => drop(listener.accept().await),
+                Err(_) => std::future::pending().await,
+            }
             self.drain();
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Bounded: others may ask faster than this answers.
+    /// Lets go who waits; a bounded number, for others may ask faster than this answers.
     fn drain(&self) {
         let Some(socket) = &self.socket else { return };
         for _ in 0..4 * BACKLOG {

@@ -37,6 +37,8 @@ use super::store::{self, Lock, Store};
 use super::watch::{self, Event, Watch};
 use crate::path::dataplane::{Dataplane, DataplaneConfig};
 
+/// How often a hand-over is looked at in whose middle the end was asked for.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 /// Descriptors wanted: two a port, and those of sockets and stores.
 const DESCRIPTORS: u64 = 65_536;
 
@@ -297,7 +299,6 @@ impl Doors<'_> {
             }
         };
         tokio::pin!(answers);
-        let mut look = tokio::time::interval(std::time::Duration::from_secs(1));
         let mut asked = false;
         loop {
             // In the middle of a hand-over, what comes of it decides.
@@ -315,11 +316,9 @@ impl Doors<'_> {
                 () = &mut pulse => {}
                 () = &mut seats, if config.seats => {}
                 _ = hang_up.recv() => reload(self.args, config, self.log, handle),
-                result = &mut answers => {
-                    result.context("the sign in the network namespace")?;
-                }
+                () = &mut answers => {}
                 _ = &mut engine_ended => bail!("the engine ended by itself; see the log"),
-                _ = look.tick(), if asked => {}
+                () = tokio::time::sleep(LOOK), if asked => {}
             }
         }
     }
@@ -436,16 +435,18 @@ fn remove_link(ifname: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn tell(handle: &Handle, event: Event) {
+/// False: the engine has not taken it.
+fn tell(handle: &Handle, event: Event) -> bool {
     let sent = match event {
         // The next one comes in a second.
-        Event::Tick { mounts } => return drop(handle.send(Job::Tick { mounts })),
+        Event::Tick { mounts } => return handle.send(Job::Tick { mounts }).is_ok(),
         Event::Cluster(cluster) => handle.send_blocking(Job::Cluster(cluster)),
         Event::Network => handle.send_blocking(Job::Network),
     };
     if sent.is_err() {
         tracing::debug!("the engine has ended");
     }
+    sent.is_ok()
 }
 
 /// One worker up to eight CPUs, then one for every eight: each spins while there is work, and pods need the rest.

@@ -11,6 +11,7 @@ mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,6 +77,8 @@ pub struct Live {
     own: Arc<Netns>,
     ports: BTreeMap<String, Open>,
     names: BTreeMap<String, NetnsName>,
+    /// The port whose name was the last to have its turn.
+    looked_at: String,
     underlays: BTreeMap<u16, Arc<Underlay>>,
     whole: Whole,
     host: HostNetwork,
@@ -102,6 +105,7 @@ impl Live {
             own: Arc::new(own),
             ports: BTreeMap::new(),
             names: BTreeMap::new(),
+            looked_at: String::new(),
             underlays: BTreeMap::new(),
             whole: Whole::default(),
             host: HostNetwork::open(record_path(state_dir), internal)?,
@@ -300,12 +304,20 @@ impl Live {
         all
     }
 
-    /// Ports whose namespace's name is gone. Of `Some((turn, turns))`, only a share of all is looked at: the whole in as many
-    /// turns as there are.
-    pub fn ended(&self, share: Option<(u64, u64)>) -> Vec<String> {
-        let is_due = |at: usize| share.is_none_or(|(turn, turns)| at as u64 % turns == turn % turns);
-        let due = self.names.iter().enumerate().filter(|(at, _)| is_due(*at));
-        due.filter(|(_, (_, name))| !name.lives()).map(|(_, (port, _))| port.clone()).collect()
+    /// Ports whose namespace's name is gone.
+    pub fn ended(&self) -> Vec<String> {
+        self.names.iter().filter(|(_, name)| !name.lives()).map(|(port, _)| port.clone()).collect()
+    }
+
+    /// The same among the names whose turn it is: all have had theirs after so many calls.
+    pub fn ended_of_next(&mut self, turns: usize) -> Vec<String> {
+        let count = self.names.len().div_ceil(turns);
+        let behind = self.names.range((Bound::Excluded(self.looked_at.clone()), Bound::Unbounded));
+        let due: Vec<_> = behind.chain(&self.names).take(count).collect();
+        let last = due.last().map(|(port, _)| (*port).clone());
+        let ended = due.into_iter().filter(|(_, name)| !name.lives()).map(|(port, _)| port.clone()).collect();
+        self.looked_at = last.unwrap_or_default();
+        ended
     }
 
     /// Offloads of each open port, by name.

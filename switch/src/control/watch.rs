@@ -135,11 +135,15 @@ pub struct Watch {
 
 impl Watch {
     /// Starts the thread in the current namespace. `cluster`: the cluster file as far as it was seen already (a fresh
-    /// [`FileWatch`] tells its present content first). `tell` is called on the thread and should not take long.
+    /// [`FileWatch`] tells its present content first). `tell` is called on the thread and should not take long; it says
+    /// whether the event was taken.
     ///
     /// # Errors
     /// When the kernel refuses a socket, a pipe or a thread.
-    pub fn start(cluster: Option<FileWatch>, tell: impl FnMut(Event) + Send + 'static) -> io::Result<Watch> {
+    pub fn start(
+        cluster: Option<FileWatch>,
+        tell: impl FnMut(Event) -> bool + Send + 'static,
+    ) -> io::Result<Watch> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
         let monitor = LinkMonitor::new().map_err(io::Error::other)?;
         let mounts = Mounts::open()?;
@@ -168,19 +172,20 @@ struct Watcher<F> {
     tell: F,
 }
 
-impl<F: FnMut(Event)> Watcher<F> {
+impl<F: FnMut(Event) -> bool> Watcher<F> {
     fn run(mut self) {
         // The file as it is now was not told yet.
         self.look_at_file();
         let mut next_tick = Instant::now() + TICK;
         let mut settled: Option<Instant> = None;
+        let mut mounts = false;
         loop {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + TICK;
                 self.look_at_file();
-                let mounts = self.mounts.have_changed();
-                (self.tell)(Event::Tick { mounts });
+                mounts |= self.mounts.have_changed();
+                mounts &= !(self.tell)(Event::Tick { mounts });
             }
             if settled.is_some_and(|at| now >= at) {
                 settled = None;
@@ -231,7 +236,8 @@ impl<F: FnMut(Event)> Watcher<F> {
     }
 }
 
-/// The table of mounts that this process sees: `proc_pid_mountinfo(5)`, which is ready for POLLPRI once for every change.
+/// The table of mounts that this process sees: `proc_pid_mountinfo(5)`, which is ready for POLLPRI once after it has
+/// changed.
 struct Mounts(std::fs::File);
 
 impl Mounts {

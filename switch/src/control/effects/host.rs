@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -34,6 +35,9 @@ pub use record::SysctlChange;
 pub const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
 /// The same for IPv6.
 pub const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
+
+/// So long a look at the firewall that found nothing holds at most: a program may have failed without a word.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the node's network should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +133,8 @@ struct Firewall {
     table: Option<NftSpec>,
     /// What the last look said, so that it is told once.
     complaint: Option<String>,
-    /// The generation of nftables at the last look that found all as it should be.
-    settled: Option<u32>,
+    /// The generation of nftables at the last look that found all as it should be, and when that was.
+    settled: Option<(u32, Instant)>,
 }
 
 impl HostNetwork {
@@ -262,10 +266,14 @@ impl Firewall {
         Ok(true)
     }
 
-    /// True if there is nothing to look at: no transaction since the last look. Tables of the old iptables have no
-    /// generation.
+    /// True if there is nothing to look at: no transaction since the last look, which was a short while ago. Tables of
+    /// the old iptables have no generation.
     fn is_settled(&self) -> bool {
-        self.settled.is_some() && self.settled == nftables::generation().ok() && !forward::has_legacy_filter()
+        self.settled.is_some_and(|(generation, since)| {
+            since.elapsed() < SETTLED
+                && nftables::generation().is_ok_and(|now| now == generation)
+                && !forward::has_legacy_filter()
+        })
     }
 
     fn check(&mut self) {
@@ -284,7 +292,8 @@ impl Firewall {
             Err(error) if self.complaint.as_ref() == Some(&error.to_string()) => {}
             Err(error) => tracing::warn!(%error, "looking after the firewall"),
         }
-        self.settled = generation.filter(|_| matches!(result, Ok(false)));
+        let is_well = matches!(result, Ok(false));
+        self.settled = generation.filter(|_| is_well).map(|generation| (generation, Instant::now()));
         self.complaint = result.err().map(|error| error.to_string());
     }
 }

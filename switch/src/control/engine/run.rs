@@ -27,7 +27,7 @@ pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 /// Every how many ticks the firewall is looked after.
 const FIREWALL_TICKS: u64 = 5;
 /// In how many ticks all names of namespaces are looked at, some at each, when nothing tells that one may have gone.
-const NAMES_TICKS: u64 = 5;
+const NAMES_TICKS: usize = 5;
 
 /// Everything that the engine thread owns.
 pub struct Engine {
@@ -173,7 +173,14 @@ impl Engine {
     pub(super) fn commit(&mut self, new: State, beside: &Beside) -> Result<Epoch, ApiError> {
         let old = Arc::clone(&self.state);
         if *old != new {
-            let aside = self.make(&old, new, beside)?;
+            let aside = match self.make(&old, new, beside) {
+                Ok(aside) => aside,
+                Err(error) => {
+                    // Taking back may have left something amiss.
+                    self.show();
+                    return Err(error);
+                }
+            };
             let before = Arc::clone(&self.shown);
             self.publish();
             self.reset_gone(&before);
@@ -322,8 +329,7 @@ impl Engine {
         self.dataplane.look_at_load();
         self.dataplane.add_tunnel_drops(weft_encap::Reason::TunnelSend, self.live.look_at_tunnel_gso());
         self.lost();
-        let share = (!mounts).then_some((self.ticks, NAMES_TICKS));
-        let ended = self.live.ended(share);
+        let ended = if mounts { self.live.ended() } else { self.live.ended_of_next(NAMES_TICKS) };
         if !ended.is_empty() {
             tracing::info!(ports = ?ended, "their namespaces are gone; removed");
             self.change("namespaces gone", |state, now| {
@@ -360,7 +366,7 @@ impl Engine {
             return;
         }
         // A namespace that ends takes its links with it: then the port is not lost, it is gone.
-        let ended: BTreeSet<String> = self.live.ended(None).into_iter().collect();
+        let ended: BTreeSet<String> = self.live.ended().into_iter().collect();
         self.change("ports lost", |state, now| {
             for name in &lost {
                 if ended.contains(name) {

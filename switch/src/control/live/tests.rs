@@ -72,3 +72,36 @@ fn a_network_that_is_no_longer_wanted_goes_at_the_next_start() {
     });
     looked.unwrap();
 }
+
+#[test]
+fn every_name_has_its_turn() {
+    if !root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut live = Live::new(directory.path(), None, Holder::default()).unwrap();
+    assert!(live.ended_of_next(5).is_empty());
+    let path = |port: &str| directory.path().join(port);
+    for number in 10..22 {
+        let port = number.to_string();
+        std::fs::write(path(&port), "").unwrap();
+        let stat = rustix::fs::stat(path(&port)).unwrap();
+        let path = path(&port).to_str().unwrap().to_owned();
+        let record = NetnsRecord { path, dev: stat.st_dev, ino: stat.st_ino };
+        live.names.insert(port, NetnsName::new(&record, None));
+    }
+    assert!((0..10).all(|_| live.ended_of_next(5).is_empty()));
+    for gone in ["10", "14", "21"] {
+        std::fs::remove_file(path(gone)).unwrap();
+        // Names that come and go meanwhile take nobody's turn away.
+        let other = live.names["15"].clone();
+        let mut found = Vec::new();
+        for turn in 0..6 {
+            found.extend(live.ended_of_next(5));
+            live.names.insert(format!("1{turn}x"), other.clone());
+        }
+        assert!(found.contains(&gone.to_owned()), "{gone}: {found:?}");
+        live.names.retain(|name, _| name != gone && !name.ends_with('x'));
+    }
+    assert!(live.ended().is_empty());
+}

@@ -73,7 +73,7 @@ fn everything_is_made_and_put_back() {
             sysctl::set(&Key::parse("net.ipv6.conf.all.forwarding").unwrap(), "0").unwrap();
             sysctl::set(&Key::parse("net.ipv6.conf.up0.accept_ra").unwrap(), "1").unwrap();
             // Duplicate address detection of the link-local addresses must not fall between the dumps.
-            std::thread::sleep(std::time::Duration::from_millis(2500));
+            std::thread::sleep(Duration::from_millis(2500));
             let before = dump();
 
             let mut network = HostNetwork::open(&record, "weft0").unwrap();
