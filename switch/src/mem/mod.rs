@@ -1,8 +1,9 @@
 //! Frame pool with headroom, frame, batch.
 //!
-//! Every worker owns one [`Pool`]. Buffers are made once, all of one size, and go round: pool, batch, out queue, pool.
-//! Nothing is allocated per frame. A buffer's pages are touched only when a frame reaches them, and the buffer given
-//! back last is taken first, so that few and warm pages serve small loads.
+//! Every worker owns one [`Pool`]. Buffers are all of one size, and go round: pool, batch, out queue, pool. One is made
+//! when more are needed than ever before: nothing is allocated per frame, and a daemon that starts waits for none. A
+//! buffer's pages are touched only when a frame reaches them, and the buffer given back last is taken first, so that few
+//! and warm pages serve small loads.
 
 use weft_encap::{VnetHdr, vnet};
 
@@ -164,18 +165,31 @@ impl Frame {
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Frame>,
+    /// Frames that were made.
+    made: usize,
+    /// Frames that may be made.
+    most: usize,
 }
 
 impl Pool {
-    /// A pool of `frames` buffers of about 67 KB of address space each.
+    /// A pool of up to `frames` buffers of about 67 KB of address space each.
     pub fn new(frames: usize) -> Self {
-        Pool { free: (0..frames).rev().map(Frame::new).collect() }
+        Pool { free: Vec::with_capacity(frames), made: 0, most: frames }
     }
 
     /// An empty frame; `None` when all are out: drop what needs it, with `NoBuffer`.
     #[inline]
     pub fn take(&mut self) -> Option<Frame> {
-        self.free.pop()
+        self.free.pop().or_else(|| self.make())
+    }
+
+    #[cold]
+    fn make(&mut self) -> Option<Frame> {
+        let index = self.made;
+        (index < self.most).then(|| {
+            self.made += 1;
+            Frame::new(index)
+        })
     }
 
     /// Takes a frame back.
@@ -195,9 +209,9 @@ impl Pool {
         Some(copy)
     }
 
-    /// Frames that are in the pool now.
+    /// Frames that may be taken now.
     pub fn available(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.most - self.made
     }
 }
 

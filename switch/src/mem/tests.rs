@@ -32,11 +32,12 @@ fn vnet_header_round_trips_through_the_headroom() {
 fn pool_is_bounded_and_gives_the_warmest_frame_first() {
     let mut pool = Pool::new(2);
     let (mut a, b) = (pool.take().unwrap(), pool.take().unwrap());
-    assert!(pool.take().is_none() && pool.copy(&a).is_none());
+    assert!(pool.available() == 0 && pool.take().is_none() && pool.copy(&a).is_none());
     a.fill(b"warm");
     let home = a.bytes().as_ptr();
     pool.give(b);
     pool.give(a);
+    assert_eq!(pool.available(), 2);
     let mut again = pool.take().unwrap();
     assert!(again.is_empty() && again.vnet == VnetHdr::NONE);
     again.set_len(4);
@@ -47,7 +48,9 @@ fn pool_is_bounded_and_gives_the_warmest_frame_first() {
 
 #[test]
 fn starts_are_staggered() {
-    let homes: std::collections::BTreeSet<_> = Pool::new(STAGGER_COUNT).free.iter().map(|f| f.home).collect();
+    let mut pool = Pool::new(STAGGER_COUNT);
+    let homes: std::collections::BTreeSet<_> =
+        std::iter::from_fn(|| pool.take()).map(|frame| frame.home).collect();
     assert_eq!(homes.len(), STAGGER_COUNT);
 }
 

@@ -24,6 +24,7 @@ use super::fdb::{Bounds, LearnedMac, Station};
 use super::load::Load;
 use super::neighbour::LearnedNeighbour;
 use super::shared::{FlowDump, Settings, Shared};
+use super::worker::Worker;
 use super::{process, worker};
 use crate::table::{BridgeSlot, Epoch, FdbTarget, Generation, PeerSlot, PortSlot, Snapshot};
 
@@ -110,6 +111,8 @@ pub struct Bulk {
 pub struct Dataplane {
     plane: Arc<Plane>,
     workers: Vec<Running>,
+    /// What those worked with that were stopped.
+    stopped: Mutex<Vec<Worker>>,
     tables: Arc<Shared>,
     retired: Mutex<Vec<Arc<Snapshot>>>,
     reaper: Option<(mpsc::Sender<Arc<Snapshot>>, JoinHandle<()>)>,
@@ -142,7 +145,7 @@ pub struct Carried {
 #[derive(Debug)]
 struct Running {
     post: Arc<Post>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<Worker>>>,
 }
 
 /// What all workers and the handle share.
@@ -209,6 +212,7 @@ impl Dataplane {
         let mut dataplane = Dataplane {
             plane,
             workers: Vec::new(),
+            stopped: Mutex::default(),
             tables,
             retired: Mutex::default(),
             reaper: Some((sender, reaper)),
@@ -431,7 +435,8 @@ impl Dataplane {
         self.tables.neighbours.teach(bridge, ip, port, mac, heard);
     }
 
-    /// Stops the workers for good, each after what it had read has left: what is in devices and sockets stays there.
+    /// Stops the workers for good, each after what it had read has left: what is in devices and sockets stays there. Their
+    /// memory is kept until the drop: giving it back takes milliseconds, and another process may wait to forward.
     pub fn stop(&self) {
         // Release pairs with the worker's acquire.
         self.plane.stop.store(true, Ordering::Release);
@@ -439,7 +444,7 @@ impl Dataplane {
         for worker in &self.workers {
             if let Some(thread) = lock(&worker.thread).take() {
                 // A worker that panicked has aborted the process.
-                let _ = thread.join();
+                lock(&self.stopped).extend(thread.join());
             }
         }
     }
@@ -525,6 +530,7 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.stop();
+        lock(&self.stopped).clear();
         self.workers.clear();
         self.plane.snapshot.store(Arc::default());
         lock(&self.retired).clear();

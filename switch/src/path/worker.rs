@@ -76,7 +76,7 @@ pub(super) fn run(
     post: Arc<Post>,
     tables: Arc<Shared>,
     confined: mpsc::Sender<io::Result<()>>,
-) {
+) -> Worker {
     let _abort = AbortOnPanic;
     // Refused to who is not scheduled as others are, by an operator's hand: that is left as it is.
     let _ = weft_sys::thread::set_slice(SLICE);
@@ -87,7 +87,7 @@ pub(super) fn run(
     post.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     let snapshot = Arc::new(Snapshot::default());
     let now = monotonic_ns();
-    Worker {
+    let mut worker = Worker {
         spin_ns: start.spin_ns,
         plane,
         post,
@@ -108,8 +108,9 @@ pub(super) fn run(
         last_quiet: 0,
         last_tick: now,
         last_poll: now,
-    }
-    .work();
+    };
+    worker.work();
+    worker
 }
 
 /// A worker that dies would leave its ports silent: better the process dies and its supervisor starts it anew.
@@ -125,7 +126,9 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Worker {
+/// What a worker works with.
+#[derive(Debug)]
+pub(super) struct Worker {
     spin_ns: u64,
     plane: Arc<Plane>,
     post: Arc<Post>,
@@ -154,7 +157,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn work(mut self) {
+    fn work(&mut self) {
         let mut timeout = Some(Duration::ZERO);
         let mut rounds = 0u32;
         // Acquire: see `Dataplane::stop`.
@@ -181,8 +184,7 @@ impl Worker {
         self.drain();
         // Relaxed: see `Dataplane::bulk`.
         self.post.thread.store(0, Ordering::Relaxed);
-        let Worker { snapshot, mut sources, poll, mut pool, .. } = self;
-        sources.close(poll.registry(), &snapshot, &mut pool);
+        self.sources.close(self.poll.registry(), &self.snapshot, &mut self.pool);
     }
 
     /// Forwards the datagrams that receivers have read and not yet given: they are in no socket any more.
