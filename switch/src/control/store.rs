@@ -9,6 +9,8 @@
 mod copies;
 /// Keys and values.
 mod object;
+/// A file as it lies on disk, written in memory only.
+mod overlay;
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -23,6 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::state::State;
 use copies::Copies;
 pub use object::{Object, Place, changes, load as load_object};
+use overlay::Overlay;
 
 /// Number of the format: a file with another one is not read.
 pub const FORMAT: &str = "1";
@@ -181,14 +184,17 @@ impl Store {
         Ok((Store { ports, settings, copies }, loaded))
     }
 
-    /// What both files hold, read from copies in memory: nothing is written, repaired on disk, or waited for. `None`
+    /// What both files hold, seen through an overlay in memory: nothing is written, repaired on disk, or waited for. `None`
     /// when a file is missing, of another boot or format, or damaged: [`Store::open`] deals with that.
     pub fn peek(run_dir: &Path, state_dir: &Path, boot_id: &str) -> Option<State> {
         let mut state = State::default();
         let files = [(run_dir.join("ports.redb"), Some(boot_id)), (state_dir.join("settings.redb"), None)];
         for (path, boot_id) in files {
-            let bytes = fs::read(path).ok().filter(|bytes| !bytes.is_empty())?;
-            guarded(|| read_copy(bytes, boot_id, &mut state)).ok()?;
+            let file = File::open(path).ok()?;
+            if file.metadata().ok()?.len() == 0 {
+                return None;
+            }
+            guarded(|| look_into(file, boot_id, &mut state)).ok()?;
         }
         Some(state)
     }
@@ -410,13 +416,10 @@ fn read_unguarded(path: &Path, boot_id: Option<&str>, state: &mut State) -> Resu
     load(Database::create(path)?, boot_id, state)
 }
 
-/// As [`read`], from a copy of the file.
-fn read_copy(bytes: Vec<u8>, boot_id: Option<&str>, state: &mut State) -> Result<(), ReadError> {
-    use redb::StorageBackend;
-    let copy = redb::backends::InMemoryBackend::new();
-    copy.set_len(bytes.len() as u64).map_err(ReadError::Io)?;
-    copy.write(0, &bytes).map_err(ReadError::Io)?;
-    load(Database::builder().create_with_backend(copy)?, boot_id, state).map(drop)
+/// As [`read`], but nothing is written to the file.
+fn look_into(file: File, boot_id: Option<&str>, state: &mut State) -> Result<(), ReadError> {
+    let overlay = Overlay::new(file).map_err(ReadError::Io)?;
+    load(Database::builder().create_with_backend(overlay)?, boot_id, state).map(drop)
 }
 
 /// Puts what an open file holds into `state`; a new file gets its format.

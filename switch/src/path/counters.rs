@@ -74,9 +74,9 @@ totals! {
     Batches = "batches",
 }
 
-/// One port's row.
+/// One port's row. Not aligned to a line: the allocator has zero pages for what needs no alignment only, and fills the rest.
 #[derive(Debug, FromZeros, KnownLayout)]
-#[repr(C, align(64))]
+#[repr(C)]
 struct PortRow {
     rx_frames: AtomicU64,
     rx_bytes: AtomicU64,
@@ -88,7 +88,7 @@ struct PortRow {
 
 /// One peer's row.
 #[derive(Debug, FromZeros, KnownLayout)]
-#[repr(C, align(64))]
+#[repr(C)]
 struct PeerRow {
     rx_frames: AtomicU64,
     rx_bytes: AtomicU64,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weft_encap::{MacAddr, VlanId};
+use zerocopy::FromZeros;
 
 use crate::table::{BridgeSlot, FdbTarget, PortSlot};
 use table::{Node, Table};
@@ -67,7 +68,8 @@ impl Fdb {
         let capacity = capacity.clamp(1, 1 << 24);
         Fdb {
             table: Mutex::new(Table::default()),
-            heard: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
+            // Zero pages. The size is far below the address space: the only error that exists cannot be met.
+            heard: <[AtomicU32]>::new_box_zeroed_with_elems(capacity).unwrap_or_default(),
             generation: AtomicU64::new(1),
             evictions: AtomicU64::new(0),
         }

@@ -3,11 +3,13 @@
 //! A bucket belongs to one worker: no atomics. A port whose queues are served by several workers gets the rate from
 //! each of them.
 
+use zerocopy::{FromZeros, KnownLayout};
+
 use crate::mem::Ingress;
 use crate::table::{MAX_PEERS, MAX_PORTS, PortSlot};
 
 /// A token bucket whose rate is given with every draw, so that a change of configuration takes effect at once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, FromZeros, KnownLayout)]
 pub(super) struct Bucket {
     /// Instant up to which tokens have been drawn, in ns: each token costs 1 s / rate, and it lags behind the
     /// present by at most the burst.
@@ -42,7 +44,7 @@ impl Bucket {
 /// The buckets of one worker.
 #[derive(Debug)]
 pub(super) struct Limits {
-    flood: Vec<Bucket>,
+    flood: Box<[Bucket]>,
     answers: Buckets,
     errors: Buckets,
     searches: Buckets,
@@ -59,7 +61,7 @@ const SEARCHES_PER_SECOND: u32 = 50;
 impl Limits {
     pub(super) fn new() -> Self {
         Limits {
-            flood: vec![Bucket::default(); MAX_PORTS],
+            flood: full(MAX_PORTS),
             answers: Buckets::new(),
             errors: Buckets::new(),
             searches: Buckets::new(),
@@ -91,13 +93,13 @@ impl Limits {
 /// One bucket per port and peer.
 #[derive(Debug)]
 struct Buckets {
-    ports: Vec<Bucket>,
-    peers: Vec<Bucket>,
+    ports: Box<[Bucket]>,
+    peers: Box<[Bucket]>,
 }
 
 impl Buckets {
     fn new() -> Self {
-        Buckets { ports: vec![Bucket::default(); MAX_PORTS], peers: vec![Bucket::default(); MAX_PEERS] }
+        Buckets { ports: full(MAX_PORTS), peers: full(MAX_PEERS) }
     }
 
     fn draw(&mut self, ingress: Ingress, now_ns: u64, per_second: u32) -> bool {
@@ -107,6 +109,12 @@ impl Buckets {
         };
         bucket.is_some_and(|bucket| bucket.draw(now_ns, per_second, per_second))
     }
+}
+
+/// So many full buckets, of zero pages: memory is used where one is drawn from.
+fn full(count: usize) -> Box<[Bucket]> {
+    // The sizes are constants far below the address space: the only error that exists cannot be met.
+    <[Bucket]>::new_box_zeroed_with_elems(count).unwrap_or_default()
 }
 
 #[cfg(test)]
