@@ -81,6 +81,8 @@ pub struct Live {
     looked_at: String,
     underlays: BTreeMap<u16, Arc<Underlay>>,
     whole: Whole,
+    /// The state of which every underlay was found open.
+    complete: Option<Arc<State>>,
     host: HostNetwork,
     /// Name of the node's own port.
     internal: String,
@@ -108,6 +110,7 @@ impl Live {
             looked_at: String::new(),
             underlays: BTreeMap::new(),
             whole: Whole::default(),
+            complete: None,
             host: HostNetwork::open(record_path(state_dir), internal)?,
             internal: internal.to_owned(),
             host_failed: None,
@@ -131,6 +134,7 @@ impl Live {
         aside: &mut Aside,
     ) -> Result<Option<Opened>, ApiError> {
         let of = |name: &str| format!("port {name}: ");
+        self.complete = None;
         match step {
             Step::Destroy(record) => {
                 let name = &record.spec.name;
@@ -237,11 +241,16 @@ impl Live {
 
     /// Opens what should be open and is not: underlays whose address came later, a host network that was refused.
     /// Returns true if something changed.
-    pub fn retry(&mut self, state: &State) -> bool {
+    pub fn retry(&mut self, state: &Arc<State>) -> bool {
+        let is_complete = self.complete.as_ref().is_some_and(|complete| Arc::ptr_eq(complete, state));
+        if is_complete && self.host_failed.is_none() {
+            return false;
+        }
         let missing: Vec<UnderlayConfig> = super::plan::underlays(state)
             .into_values()
             .filter(|config| !self.underlays.contains_key(&config.port))
             .collect();
+        self.complete = missing.is_empty().then(|| Arc::clone(state));
         let mut changed = false;
         for config in missing {
             match self.open_underlay(config, &Aside::default()) {

@@ -1,8 +1,8 @@
 //! Frame pool with headroom, frame, batch.
 //!
-//! Every worker owns one [`Pool`]. Buffers are all of one size, and go round: pool, batch, out queue, pool. One is made
-//! when more are needed than ever before: nothing is allocated per frame, and a daemon that starts waits for none. A
-//! buffer's pages are touched only when a frame reaches them, and the buffer given back last is taken first, so that few
+//! Every worker owns one [`Pool`]. Buffers are all of one size, and go round: pool, batch, out queue, pool. A few are made
+//! at the start, which pods may wait for, and one whenever more are needed than ever before: nothing is allocated per
+//! frame. A buffer's pages are touched only when a frame reaches them, and the buffer given back last is taken first, so that few
 //! and warm pages serve small loads.
 
 use weft_encap::{VnetHdr, vnet};
@@ -17,6 +17,9 @@ pub const MAX_FRAME: usize = 65_553;
 
 /// Most frames of a [`Batch`].
 pub const BATCH: usize = 64;
+
+/// Frames of a [`Pool`] that are made at once: two batches.
+const MADE_AT_START: usize = 2 * BATCH;
 
 /// Starts of buffers differ by this much, and repeat after [`STAGGER_COUNT`]: equal offsets in many buffers would
 /// compete for the same few lines of the first cache.
@@ -174,7 +177,10 @@ pub struct Pool {
 impl Pool {
     /// A pool of up to `frames` buffers of about 67 KB of address space each.
     pub fn new(frames: usize) -> Self {
-        Pool { free: Vec::with_capacity(frames), made: 0, most: frames }
+        let mut free = Vec::with_capacity(frames);
+        let made = frames.min(MADE_AT_START);
+        free.extend((0..made).rev().map(Frame::new));
+        Pool { free, made, most: frames }
     }
 
     /// An empty frame; `None` when all are out: drop what needs it, with `NoBuffer`.

@@ -25,12 +25,11 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// The attribute's value, in the calling thread's namespace.
+    /// A socket for [`Question::ask`], in the calling thread's namespace.
     ///
     /// # Errors
-    /// `Unsupported` where the kernel has no such protocol; `PermissionDenied` without CAP_NET_ADMIN; `InvalidData` when
-    /// the answer makes no sense; what the socket says.
-    pub(crate) fn ask(self) -> io::Result<Vec<u8>> {
+    /// `Unsupported` where the kernel has no such protocol; what `socket(2)` says.
+    pub(crate) fn socket(self) -> io::Result<Socket> {
         let mut socket = match Socket::new(self.protocol) {
             Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
                 return Err(io::ErrorKind::Unsupported.into());
@@ -38,6 +37,14 @@ impl Question {
             other => other?,
         };
         socket.bind_auto()?;
+        Ok(socket)
+    }
+
+    /// The attribute's value. After an error the socket is of no use any more: the answer may still come.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN; `InvalidData` when the answer makes no sense; what the socket says.
+    pub(crate) fn ask(self, socket: &Socket) -> io::Result<Vec<u8>> {
         let mut request = Vec::with_capacity(HEADER + FAMILY_HEADER);
         request.extend_from_slice(&((HEADER + FAMILY_HEADER) as u32).to_ne_bytes());
         request.extend_from_slice(&self.ask.to_ne_bytes());

@@ -22,7 +22,7 @@ pub fn generation() -> io::Result<u32> {
         answer: SUBSYSTEM | NFT_MSG_NEWGEN,
         attribute: NFTA_GEN_ID,
     };
-    let value = question.ask()?;
+    let value = question.ask(&question.socket()?)?;
     let value = value.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok(u32::from_be_bytes(value))
 }

@@ -45,7 +45,7 @@ const STRANGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often DELs that were left on disk are looked for: a running daemon may have refused one, too.
-const REPLAY_PAUSE: Duration = Duration::from_secs(1);
+const REPLAY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The bound socket.
 pub struct Server {

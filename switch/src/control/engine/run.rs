@@ -380,6 +380,7 @@ impl Engine {
 
     /// Addresses or MTUs of the host changed: what follows from them is derived anew.
     fn network(&mut self) {
+        self.live.look_again_at_devices();
         let cluster = self.cluster.clone();
         if let Err(error) = self.derive(cluster.as_ref()) {
             tracing::warn!(error, "after a change of links or addresses");

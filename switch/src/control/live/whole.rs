@@ -8,6 +8,7 @@ use std::sync::Arc;
 use weft_sys::ethtool::Device;
 use weft_sys::sysctl::{self, Key};
 use weft_sys::tunnel_gso::TunnelGso;
+use weft_sys::xfrm::Policies;
 
 use super::{Live, port};
 use crate::control::config::TunnelGsoUse;
@@ -21,8 +22,9 @@ const REST: u32 = 30;
 const LONGEST_REST: u32 = 3600;
 /// After so many looks without a loss the next rest is a short one again.
 const CALM: u32 = 3600;
-/// Every so many looks the underlays' devices are asked again, and the device is tended: that takes milliseconds.
-const THOROUGH: u32 = 5;
+/// Every so many looks, and after a change of links, the underlays' devices are asked again and the device is tended: that
+/// takes milliseconds.
+const THOROUGH: u32 = 30;
 /// What a device of the underlay has to do itself, or the kernel does it in software, which costs more than to cut here.
 const FEATURES: [&str; 4] =
     ["tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp-segmentation"];
@@ -46,6 +48,7 @@ pub(super) struct Whole {
     segments: BTreeMap<IpAddr, bool>,
     /// Looks until that is asked again.
     thorough_in: u32,
+    policies: Policies,
 }
 
 impl Live {
@@ -80,6 +83,11 @@ impl Live {
             }
         }
         self.holder.let_go(&[holder::TUNNEL_GSO.to_owned()]);
+    }
+
+    /// Links or addresses changed: the next look is a thorough one.
+    pub fn look_again_at_devices(&mut self) {
+        self.whole.thorough_in = 0;
     }
 
     /// Looks after the device, and makes it when it is wanted; says how many frames it has lost since the last look.
@@ -216,7 +224,7 @@ impl Whole {
 
     /// True if policies say what becomes of packets that leave the node, or that cannot be known.
     fn has_ipsec(&mut self) -> bool {
-        match weft_sys::xfrm::output_policies() {
+        match self.policies.outgoing() {
             Ok(count) => count > 0,
             Err(error) => {
                 if error.kind() == std::io::ErrorKind::Unsupported {
