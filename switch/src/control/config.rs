@@ -15,6 +15,7 @@ use weft_api::prefix;
 use weft_encap::Vni;
 
 use super::names;
+use super::transaction::not_of_a_host;
 use crate::path::dataplane::{DataplaneConfig, MAX_SPIN_US};
 
 /// Where the configuration is unless told otherwise; may be missing.
@@ -419,7 +420,7 @@ impl Config {
             }
         }
         for gateway in &self.gateways {
-            if gateway.trunc().addr() == gateway.addr() {
+            if not_of_a_host(gateway.addr(), gateway).is_some() {
                 return bad(
                     "gateways",
                     format!("{gateway}, which is no host's address; expected one like 10.244.0.1/24"),

@@ -23,6 +23,7 @@ use weft_encap::{MacAddr, VlanId};
 use super::engine::{Draft, Forget};
 use super::state::{PortRecord, State, StaticMac, StaticNeighbour};
 
+pub(super) use bridge::not_of_a_host;
 use bridge::{check_bridge, check_gateways};
 pub use port::check_port;
 

@@ -70,7 +70,7 @@ pub(super) fn check_gateways(state: &State, spec: &BridgeSpec) -> Result<()> {
 
 /// What `ip` is in `subnet`, if it is none of its hosts' addresses. Prefixes of two addresses and of one have hosts only
 /// (RFC 3021, RFC 6164).
-pub(super) fn not_of_a_host(ip: IpAddr, subnet: &IpNet) -> Option<&'static str> {
+pub(in crate::control) fn not_of_a_host(ip: IpAddr, subnet: &IpNet) -> Option<&'static str> {
     if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
         return None;
     }
