@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use weft_switch::control::config::Args;
@@ -9,8 +10,11 @@ use weft_switch::control::daemon;
 
 /// As of a bad command line: a new start does not mend it, which `weft-keeper` minds.
 const BAD_CONFIGURATION: u8 = 2;
+/// A start that fails takes at least so long under systemd, which makes another one at once (`RestartSec=0`) for ever.
+const FAILED_START: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    let begun = Instant::now();
     // Before anything opens descriptors or starts threads.
     let inherited = weft_sys::listen::inherit().unwrap_or_else(|error| {
         eprintln!("weftd: descriptors of the service manager are not used: {error}");
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("weftd: {error}");
+            pause(&args, begun);
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -35,7 +40,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weftd: {error:#}");
+            pause(&args, begun);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Waits after a start that failed soon, if systemd is what starts it again.
+fn pause(args: &Args, begun: Instant) {
+    let by_systemd =
+        std::env::var_os("INVOCATION_ID").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some();
+    if by_systemd && !(args.check || args.purge || args.take_over) {
+        std::thread::sleep(FAILED_START.saturating_sub(begun.elapsed()));
     }
 }

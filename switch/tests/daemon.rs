@@ -179,3 +179,16 @@ fn check_says_what_is_wrong() {
     let (code, text) = check();
     assert!(code == Some(2) && text.contains("weft.toml:2: unknown field `workrs`"), "{text}");
 }
+
+#[test]
+fn systemd_does_not_start_what_cannot_start_as_fast_as_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weft.toml");
+    std::fs::write(&file, "workrs = 3\n").unwrap();
+    let begun = Instant::now();
+    let mut start = Command::new(env!("CARGO_BIN_EXE_weftd"));
+    start.arg("--config").arg(&file).env("INVOCATION_ID", "0").env("NOTIFY_SOCKET", "/nonexistent");
+    let output = start.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+}
