@@ -20,12 +20,27 @@ fn main() -> ExitCode {
         eprintln!("weftd: descriptors of the service manager are not used: {error}");
         Vec::new()
     });
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // What was asked for, or what is wrong.
+            let _ = error.print();
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            pause(begun);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    // The others are somebody's who waits for what they say.
+    let is_start = !(args.check || args.purge || args.take_over);
     let config = match args.load() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("weftd: {error}");
-            pause(&args, begun);
+            if is_start {
+                pause(begun);
+            }
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -40,17 +55,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weftd: {error:#}");
-            pause(&args, begun);
+            if is_start {
+                pause(begun);
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-/// Waits after a start that failed soon, if systemd is what starts it again.
-fn pause(args: &Args, begun: Instant) {
-    let by_systemd =
-        std::env::var_os("INVOCATION_ID").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some();
-    if by_systemd && !(args.check || args.purge || args.take_over) {
+/// Waits after a start that failed soon, if systemd is what starts it again (`SYSTEMD_EXEC_PID`, `systemd.exec(5)`).
+fn pause(begun: Instant) {
+    let started = std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if started {
         std::thread::sleep(FAILED_START.saturating_sub(begun.elapsed()));
     }
 }

@@ -267,7 +267,7 @@ fn several_workers_share_the_ports() {
             plane.flows(100).iter().map(|flow| flow.worker).collect();
         workers.len() == 3
     });
-    plane.shutdown();
+    plane.end();
 }
 
 #[test]

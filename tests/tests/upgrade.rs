@@ -79,7 +79,7 @@ fn six_upgrades_under_load() -> Result<()> {
     let b = lab.nodes[1].pod("b")?;
     let before = (carrier_changes(&a)?, carrier_changes(&c)?, descriptors(&lab.nodes[0])?);
     let _servers = [serve(&c.ns, 5201)?, serve(&b.ns, 5201)?, serve(&b.ns, 5202)?];
-    let stalls = Stalls::watch(&a.ns, 8)?;
+    let stalls = Stalls::watch(&a.ns, 10)?;
     let local = datagrams(&a.ns, &c.ip(), 5201, 8)?;
     let remote = datagrams(&a.ns, &b.ip(), 5201, 8)?;
     let stream = a.ns.spawn("iperf3", &["-c", &b.ip(), "-p", "5202", "-t", "8", "-b", "100M", "-J"])?;

@@ -420,7 +420,8 @@ impl Config {
             }
         }
         for gateway in &self.gateways {
-            if not_of_a_host(gateway.addr(), gateway).is_some() {
+            let is_network = gateway.trunc().addr() == gateway.addr();
+            if is_network || not_of_a_host(gateway.addr(), gateway).is_some() {
                 return bad(
                     "gateways",
                     format!("{gateway}, which is no host's address; expected one like 10.244.0.1/24"),

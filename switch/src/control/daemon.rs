@@ -170,7 +170,8 @@ pub fn run(
     drop(watch);
     let _ = handle.send_blocking(Job::Stop);
     let ended = engine.join();
-    drop(plane);
+    // Others have it, too, who wait for what never comes.
+    plane.end();
     match ended {
         Ok(live) => live.close(),
         Err(_) => bail!("the engine ended by a panic; see the log"),

@@ -5,7 +5,10 @@
 //! frame. A buffer's pages are touched only when a frame reaches them, and the buffer given back last is taken first, so that few
 //! and warm pages serve small loads.
 
+use std::alloc::{Layout, handle_alloc_error};
+
 use weft_encap::{VnetHdr, vnet};
+use zerocopy::{FromZeros, KnownLayout};
 
 use crate::table::{PeerSlot, PortSlot};
 
@@ -53,17 +56,26 @@ pub struct Frame {
     pub ingress: Ingress,
 }
 
+/// So many values, all zero, of the allocator's zero pages: memory is used where something is written. Ends the process when
+/// there is no address space, as other allocations do.
+pub fn zeroed<T: FromZeros + KnownLayout<PointerMetadata = ()>>(count: usize) -> Box<[T]> {
+    <[T]>::new_box_zeroed_with_elems(count).unwrap_or_else(|_| {
+        handle_alloc_error(Layout::array::<T>(count).unwrap_or_else(|_| Layout::new::<T>()))
+    })
+}
+
 impl Frame {
-    fn new(index: usize) -> Self {
+    /// `None`: there is no memory.
+    fn new(index: usize) -> Option<Self> {
         let home = (STAGGER_BYTES * (index % STAGGER_COUNT) + HEADROOM) as u32;
-        Frame {
-            buffer: vec![0; CAPACITY].into_boxed_slice(),
+        Some(Frame {
+            buffer: <[u8]>::new_box_zeroed_with_elems(CAPACITY).ok()?,
             home,
             start: home,
             len: 0,
             vnet: VnetHdr::NONE,
             ingress: Ingress::Port(PortSlot(0)),
-        }
+        })
     }
 
     /// The Ethernet frame.
@@ -179,8 +191,8 @@ impl Pool {
     pub fn new(frames: usize) -> Self {
         let mut free = Vec::with_capacity(frames);
         let made = frames.min(MADE_AT_START);
-        free.extend((0..made).rev().map(Frame::new));
-        Pool { free, made, most: frames }
+        free.extend((0..made).rev().filter_map(Frame::new));
+        Pool { made: free.len(), free, most: frames }
     }
 
     /// An empty frame; `None` when all are out: drop what needs it, with `NoBuffer`.
@@ -191,11 +203,9 @@ impl Pool {
 
     #[cold]
     fn make(&mut self) -> Option<Frame> {
-        let index = self.made;
-        (index < self.most).then(|| {
-            self.made += 1;
-            Frame::new(index)
-        })
+        let frame = (self.made < self.most).then(|| Frame::new(self.made)).flatten()?;
+        self.made += 1;
+        Some(frame)
     }
 
     /// Takes a frame back.

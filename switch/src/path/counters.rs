@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weft_encap::Reason;
 use zerocopy::{FromZeros, KnownLayout};
 
-use crate::mem::Ingress;
+use crate::mem::{Ingress, zeroed};
 use crate::table::{MAX_PEERS, MAX_PORTS, PeerSlot, PortSlot};
 
 macro_rules! totals {
@@ -117,11 +117,8 @@ pub struct Counters {
 impl Counters {
     /// All zero.
     pub fn new() -> Self {
-        // The sizes are constants far below the address space: the only error that exists cannot be met.
-        let ports = <[PortRow]>::new_box_zeroed_with_elems(MAX_PORTS).unwrap_or_default();
-        let peers = <[PeerRow]>::new_box_zeroed_with_elems(MAX_PEERS).unwrap_or_default();
         let node = Box::new(NodeRow::new_zeroed());
-        Counters { ports, peers, node }
+        Counters { ports: zeroed(MAX_PORTS), peers: zeroed(MAX_PEERS), node }
     }
 
     /// A frame was dropped.

@@ -490,8 +490,13 @@ impl Dataplane {
         std::mem::take(&mut lock(&self.plane.lost))
     }
 
-    /// Stops the workers and drops every snapshot.
-    pub fn shutdown(self) {}
+    /// Stops the workers and drops what they worked with and every snapshot: what is in no other hands is closed.
+    pub fn end(&self) {
+        self.stop();
+        lock(&self.stopped).clear();
+        self.plane.snapshot.store(Arc::default());
+        lock(&self.retired).clear();
+    }
 
     /// Hands what every worker has let go of to the reaper.
     fn reap(&self) {
@@ -529,11 +534,7 @@ impl Dataplane {
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
-        self.stop();
-        lock(&self.stopped).clear();
-        self.workers.clear();
-        self.plane.snapshot.store(Arc::default());
-        lock(&self.retired).clear();
+        self.end();
         if let Some((sender, thread)) = self.reaper.take() {
             drop(sender);
             let _ = thread.join();

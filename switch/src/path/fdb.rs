@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weft_encap::{MacAddr, VlanId};
-use zerocopy::FromZeros;
 
+use crate::mem::zeroed;
 use crate::table::{BridgeSlot, FdbTarget, PortSlot};
 use table::{Node, Table};
 
@@ -68,8 +68,7 @@ impl Fdb {
         let capacity = capacity.clamp(1, 1 << 24);
         Fdb {
             table: Mutex::new(Table::default()),
-            // Zero pages. The size is far below the address space: the only error that exists cannot be met.
-            heard: <[AtomicU32]>::new_box_zeroed_with_elems(capacity).unwrap_or_default(),
+            heard: zeroed(capacity),
             generation: AtomicU64::new(1),
             evictions: AtomicU64::new(0),
         }

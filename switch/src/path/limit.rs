@@ -5,10 +5,10 @@
 
 use zerocopy::{FromZeros, KnownLayout};
 
-use crate::mem::Ingress;
+use crate::mem::{Ingress, zeroed};
 use crate::table::{MAX_PEERS, MAX_PORTS, PortSlot};
 
-/// A token bucket whose rate is given with every draw, so that a change of configuration takes effect at once.
+/// A token bucket, full when all is zero, whose rate is given with every draw, so that a change of configuration takes effect at once.
 #[derive(Clone, Copy, Debug, Default, FromZeros, KnownLayout)]
 pub(super) struct Bucket {
     /// Instant up to which tokens have been drawn, in ns: each token costs 1 s / rate, and it lags behind the
@@ -61,7 +61,7 @@ const SEARCHES_PER_SECOND: u32 = 50;
 impl Limits {
     pub(super) fn new() -> Self {
         Limits {
-            flood: full(MAX_PORTS),
+            flood: zeroed(MAX_PORTS),
             answers: Buckets::new(),
             errors: Buckets::new(),
             searches: Buckets::new(),
@@ -99,7 +99,7 @@ struct Buckets {
 
 impl Buckets {
     fn new() -> Self {
-        Buckets { ports: full(MAX_PORTS), peers: full(MAX_PEERS) }
+        Buckets { ports: zeroed(MAX_PORTS), peers: zeroed(MAX_PEERS) }
     }
 
     fn draw(&mut self, ingress: Ingress, now_ns: u64, per_second: u32) -> bool {
@@ -109,12 +109,6 @@ impl Buckets {
         };
         bucket.is_some_and(|bucket| bucket.draw(now_ns, per_second, per_second))
     }
-}
-
-/// So many full buckets, of zero pages: memory is used where one is drawn from.
-fn full(count: usize) -> Box<[Bucket]> {
-    // The sizes are constants far below the address space: the only error that exists cannot be met.
-    <[Bucket]>::new_box_zeroed_with_elems(count).unwrap_or_default()
 }
 
 #[cfg(test)]

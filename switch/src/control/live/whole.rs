@@ -203,7 +203,13 @@ impl Whole {
             let is_known = DRIVERS.contains(&device.driver().ok()?.as_str());
             Some(is_known && FEATURES.iter().all(|feature| device.has_feature(feature).unwrap_or(false)))
         };
-        *self.segments.entry(address).or_insert_with(|| ask().unwrap_or(false))
+        if let Some(known) = self.segments.get(&address) {
+            return *known;
+        }
+        // Who could not be asked is asked again at the next look.
+        let Some(answer) = ask() else { return false };
+        self.segments.insert(address, answer);
+        answer
     }
 
     fn create(&mut self) {

@@ -131,7 +131,9 @@ mod tests {
         let path = dir.path().join("file");
         let mut model: Vec<u8> = (0..3 * BLOCK + 100).map(|at| (at % 251) as u8).collect();
         std::fs::write(&path, &model).unwrap();
-        let overlay = Overlay::new(File::open(&path).unwrap()).unwrap();
+        let before = model.clone();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let overlay = Overlay::new(file).unwrap();
         let check = |model: &[u8]| {
             assert_eq!(overlay.len().unwrap(), model.len() as u64);
             let mut all = vec![7; model.len()];
@@ -154,9 +156,13 @@ mod tests {
             overlay.set_len(len as u64).unwrap();
             model.resize(len, 0);
             check(&model);
+            let at = len - 5;
+            overlay.write(at as u64, &[9, 9]).unwrap();
+            model[at..at + 2].fill(9);
+            check(&model);
         }
         assert!(overlay.read(5 * BLOCK as u64, &mut [0; 2]).is_err());
         assert!(overlay.write(u64::MAX, &[0]).is_err());
-        assert_ne!(std::fs::read(&path).unwrap(), model, "the file itself stays");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "the file itself stays");
     }
 }
