@@ -170,10 +170,17 @@ pub fn run(
     drop(watch);
     let _ = handle.send_blocking(Job::Stop);
     let ended = engine.join();
-    // Others have it, too, who wait for what never comes.
-    plane.end();
     match ended {
-        Ok(live) => live.close(),
+        Ok(mut live) => {
+            live.leave_host();
+            // As late as can be: what the workers have read leaves, what comes then waits for the next start.
+            plane.stop();
+            // What the manager holds is closed in no time.
+            if handover::manager().is_none() {
+                plane.end();
+                live.close();
+            }
+        }
         Err(_) => bail!("the engine ended by a panic; see the log"),
     }
     served?;

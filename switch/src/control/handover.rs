@@ -336,7 +336,7 @@ impl Peer {
 const TAKE_OVER: &str = "--take-over";
 
 /// Who holds descriptors for this process.
-fn manager() -> Option<String> {
+pub fn manager() -> Option<String> {
     std::env::var("NOTIFY_SOCKET").ok().filter(|socket| !socket.is_empty())
 }
 

@@ -348,11 +348,15 @@ impl Live {
         &mut self.host
     }
 
-    /// Closes everything that is open; devices and namespaces stay for the next run.
-    pub fn close(mut self) {
+    /// Takes rules out of foreign forward chains: nobody would look after them.
+    pub fn leave_host(&mut self) {
         if let Err(error) = self.host.stop() {
             tracing::warn!(%error, "removing rules from foreign forward chains");
         }
+    }
+
+    /// Closes everything that is open; devices and namespaces stay for the next run.
+    pub fn close(mut self) {
         // Closing a TAP blocks for 16 to 20 ms, many at once hardly longer.
         let closers: Vec<_> = std::mem::take(&mut self.ports)
             .into_values()

@@ -50,8 +50,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Serves jobs until one says stop, or nobody is left to send any. What is open comes back, to be closed once the
-    /// workers have ended.
+    /// Serves jobs until one says stop, or nobody is left to send any. What is open comes back: the workers still
+    /// use it.
     pub fn run(mut self, jobs: &mpsc::Receiver<Job>) -> Live {
         while let Some(job) = self.next(jobs) {
             match job {
