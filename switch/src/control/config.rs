@@ -420,6 +420,7 @@ impl Config {
             }
         }
         for gateway in &self.gateways {
+            // Also of a prefix of one address, which would leave none for pods.
             let is_network = gateway.trunc().addr() == gateway.addr();
             if is_network || not_of_a_host(gateway.addr(), gateway).is_some() {
                 return bad(

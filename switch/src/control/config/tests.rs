@@ -43,6 +43,10 @@ fn errors_name_file_line_and_what_is_expected() {
             "/weft.toml:1: gateways is 10.1.0.255/24, which is no host's address;",
         ),
         (
+            "gateways = [\"10.1.0.1/32\"]",
+            "/weft.toml:1: gateways is 10.1.0.1/32, which is no host's address;",
+        ),
+        (
             "log_level = \"inof\"",
             "/weft.toml:1: log_level is `inof`; expected error, warn, info, debug, trace, off or a filter like",
         ),
