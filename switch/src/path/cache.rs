@@ -166,19 +166,25 @@ impl FlowCache {
     /// the ingress that would have most in the set. So a flood of new flows pushes out its own port's flows, not those
     /// that others are using.
     fn least_worthy(&self, set: [u32; WAYS], ingress: u32, now: u32) -> usize {
-        let owners = set.map(|word| self.entry(word).map(|entry| entry.key.ingress()));
-        let share = |owner| {
-            let held = owners.iter().filter(|other| **other == owner).count();
-            held + usize::from(owner == Some(ingress))
+        const HITS_BITS: u32 = 28;
+        let owner = |flow: Option<&Entry>| flow.map_or(0, |flow| flow.key.ingress());
+        let flows = set.map(|word| self.entry(word));
+        let owners = flows.map(owner);
+        // In use or not, how little its owner has, when it was used last, how often: compared in this order.
+        let claim = |flow: Option<&Entry>| {
+            let Some(flow) = flow else { return 0 };
+            let hits = flow.hits.min((1 << HITS_BITS) - 1);
+            let last = (u64::from(flow.last_used) << HITS_BITS) | hits;
+            if now.saturating_sub(flow.last_used) >= OUT_OF_USE_SECONDS {
+                return last;
+            }
+            let owner = flow.key.ingress();
+            let held =
+                owners.into_iter().filter(|other| *other == owner).count() + usize::from(owner == ingress);
+            ((2 * WAYS - held) as u64) << (HITS_BITS + u32::BITS) | last
         };
-        let worth = |way: &usize| {
-            let (last_used, hits) =
-                self.entry(set[*way]).map_or((0, 0), |entry| (entry.last_used, entry.hits));
-            let in_use = now.saturating_sub(last_used) < OUT_OF_USE_SECONDS;
-            let share = if in_use { share(owners[*way]) } else { 0 };
-            (in_use, Reverse(share), last_used, hits)
-        };
-        (0..WAYS).min_by_key(worth).unwrap_or(0)
+        let claims = flows.map(claim);
+        (0..WAYS).min_by_key(|way| claims[*way]).unwrap_or(0)
     }
 
     #[inline]
