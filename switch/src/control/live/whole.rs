@@ -85,9 +85,12 @@ impl Live {
         self.holder.let_go(&[holder::TUNNEL_GSO.to_owned()]);
     }
 
-    /// Links or addresses changed: the next look is a thorough one.
+    /// Links or addresses changed, maybe what their devices can: superframes leave accordingly at once, and the next look
+    /// is a thorough one.
     pub fn look_again_at_devices(&mut self) {
+        self.whole.segments.clear();
         self.whole.thorough_in = 0;
+        self.send_whole();
     }
 
     /// Looks after the device, and makes it when it is wanted; says how many frames it has lost since the last look.
