@@ -52,14 +52,15 @@ pub fn run(peers: &[Peer], plan: &Plan) -> anyhow::Result<Table> {
 }
 
 fn rounds(peers: &[Peer], plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
-    // What could not be done once is not tried again.
-    let mut left_out = Vec::new();
+    // What could not be done once is not tried again, and what needs the same neither.
+    let mut left_out: Vec<(&str, Work)> = Vec::new();
     for round in 0..plan.rounds {
         eprintln!("round {} of {}{}", round + 1, plan.rounds, if round == 0 { ", not counted" } else { "" });
         for work in plan.works.iter().filter(|work| round == 1 || !(plan.quick && work.is_long())) {
             for turn in 0..peers.len() {
                 let peer = &peers[(turn + round) % peers.len()];
-                if !peer.can(work) || left_out.contains(&(peer.name(), *work)) {
+                let is_out = |(name, failed): &(&str, Work)| *name == peer.name() && failed.implies(work);
+                if !peer.can(work) || left_out.iter().any(is_out) {
                     continue;
                 }
                 peer.wake()?;
@@ -69,7 +70,7 @@ fn rounds(peers: &[Peer], plan: &Plan, table: &mut Table) -> anyhow::Result<()> 
                     Ok(values) if round > 0 => table.add(peer.name(), values),
                     Ok(_) => {}
                     Err(error) => {
-                        eprintln!("left out: {work} over {}: {error:#}", peer.name());
+                        eprintln!("left out: {work} over {}: {}", peer.name(), first_line(&error));
                         left_out.push((peer.name(), *work));
                     }
                 }
@@ -77,4 +78,9 @@ fn rounds(peers: &[Peer], plan: &Plan, table: &mut Table) -> anyhow::Result<()> 
         }
     }
     Ok(())
+}
+
+/// Without the backtraces of programs that failed.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }

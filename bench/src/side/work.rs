@@ -67,6 +67,15 @@ impl Work {
         matches!(self.kind, Kind::Cni { .. } | Kind::Idle | Kind::Scale(_))
     }
 
+    /// True if who cannot do this one cannot do the other: TCP between nodes is all the same to a switch without it.
+    pub(super) fn implies(&self, other: &Work) -> bool {
+        let is_tcp = |work: &Work| {
+            matches!(work.kind, Kind::Tcp { .. } | Kind::Requests { tcp: true } | Kind::Connections)
+                && matches!(work.way, Way::Across | Way::AcrossCut)
+        };
+        self == other || (is_tcp(self) && is_tcp(other))
+    }
+
     /// Kinds of nodes (as `lab.sh` names them) that can do it; `None`: all.
     pub(super) fn nodes(&self) -> Option<&'static [&'static str]> {
         match self.kind {
