@@ -18,8 +18,11 @@ pub const HEADROOM: usize = 192;
 /// Longest frame: a UDP datagram's 65,535 bytes, or an IP packet of that length behind Ethernet and a tag.
 pub const MAX_FRAME: usize = 65_553;
 
-/// Most frames of a [`Batch`].
+/// Frames of a [`Batch`] unless it is told otherwise.
 pub const BATCH: usize = 64;
+
+/// Most frames of a [`Batch`].
+pub const LARGE_BATCH: usize = 256;
 
 /// Frames of a [`Pool`] that are made at once: two batches.
 const MADE_AT_START: usize = 2 * BATCH;
@@ -231,7 +234,7 @@ impl Pool {
     }
 }
 
-/// Up to [`BATCH`] frames, in the order in which they came.
+/// Up to [`LARGE_BATCH`] frames, in the order in which they came.
 #[derive(Debug)]
 pub struct Batch {
     frames: Vec<Frame>,
@@ -240,15 +243,15 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { frames: Vec::with_capacity(BATCH), limit: BATCH }
+        Batch { frames: Vec::with_capacity(LARGE_BATCH), limit: BATCH }
     }
 }
 
 impl Batch {
-    /// Lets it be full with fewer frames, 1 to [`BATCH`]; those that are in it stay.
+    /// Lets it be full with so many frames, 1 to [`LARGE_BATCH`]; those that are in it stay.
     #[inline]
     pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit.clamp(1, BATCH);
+        self.limit = limit.clamp(1, LARGE_BATCH);
     }
 
     /// Adds a frame; gives it back when the batch is full.

@@ -3,6 +3,7 @@
 //! A destination's frames leave in the order in which they were queued, for a peer in that order per flow. Nothing
 //! waits: what a device or socket does not take at once is dropped and counted.
 
+mod order;
 mod peer;
 mod port;
 mod thin;

@@ -32,7 +32,7 @@ use super::dataplane::{Plane, Post, lock};
 use super::out::Out;
 use super::process::Forwarder;
 use super::shared::{Settings, Shared};
-use crate::mem::{BATCH, Batch, Pool};
+use crate::mem::{BATCH, Batch, LARGE_BATCH, Pool};
 use crate::port::Rx;
 use crate::port::underlay::Tally;
 use crate::table::{PeerSlot, Snapshot};
@@ -56,6 +56,8 @@ const TICK_NS: u64 = 1_000_000_000;
 /// While sources are busy, the kernel is asked for others this often. Less than a batch of small frames takes: then it
 /// is asked after every turn, for a hundredth of the turn's time.
 const POLL_NS: u64 = 50_000;
+/// A source is alone after so long without frames of others.
+const ALONE_NS: u64 = 10_000_000;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
@@ -106,6 +108,8 @@ pub(super) fn run(
         last_work: now,
         last_bulk: 0,
         last_quiet: 0,
+        latest: usize::MAX,
+        latest_since: now,
         last_tick: now,
         last_poll: now,
     };
@@ -152,6 +156,9 @@ pub(super) struct Worker {
     last_bulk: u64,
     /// When a source last had a turn without noise.
     last_quiet: u64,
+    /// The source whose turn was the last with frames, and since when only its turns were.
+    latest: usize,
+    latest_since: u64,
     last_tick: u64,
     last_poll: u64,
 }
@@ -311,18 +318,19 @@ impl Worker {
     #[inline]
     fn turn(&mut self, index: usize) -> bool {
         self.now = monotonic_ns();
-        let mut most = BATCH;
+        let mut most = self.share(index);
         if let Some(noise) = self.sources.noise(index) {
             if let Some(until) = noise.rests_until(self.now, self.last_quiet) {
                 self.resting.push((until, index));
                 return false;
             }
-            most = noise.batch();
+            most = most.min(noise.batch());
         }
         self.batch.set_limit(most);
         let rx = self.receive(index);
         let frames = self.batch.len();
         if frames > 0 {
+            self.note(index);
             let misses = self.forward();
             let noise = self.sources.noise(index);
             let is_noisy = noise.is_some_and(|noise| {
@@ -339,6 +347,22 @@ impl Worker {
             Rx::Lost => self.lose(index),
         }
         frames > 0
+    }
+
+    /// Most frames of a source's next turn: more while nobody else could be kept waiting, for what few datagrams of a
+    /// flow a batch has, so many system calls it takes to send them.
+    #[inline]
+    fn share(&self, index: usize) -> usize {
+        let is_alone = index == self.latest && self.now - self.latest_since > ALONE_NS;
+        if is_alone { LARGE_BATCH } else { BATCH }
+    }
+
+    /// Notes whose turn had frames.
+    #[inline]
+    fn note(&mut self, index: usize) {
+        if index != self.latest {
+            (self.latest, self.latest_since) = (index, self.now);
+        }
     }
 
     #[inline]

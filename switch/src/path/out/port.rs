@@ -7,15 +7,17 @@ use weft_encap::{Fragment, Headers, L4, Reason, VnetHdr, checksum, parse, vnet};
 use weft_sys::tun::Offloads;
 
 use super::Departure;
+use super::order::Order;
 use crate::mem::{Frame, MAX_FRAME, Pool};
 use crate::path::counters::{Counters, Total};
 use crate::port::Refused;
 use crate::table::Port;
 
-/// A worker's buffer for superframes that a device does not take.
+/// A worker's buffer for superframes that a device does not take, and its list for putting datagrams in order.
 #[derive(Debug)]
 pub(super) struct Cutter {
     cut: Box<[u8]>,
+    order: Order,
 }
 
 /// Bytes cut at a time; longer superframes take several turns. The longest segment fits.
@@ -23,7 +25,7 @@ const CUT_BYTES: usize = vnet::LEN + MAX_FRAME;
 
 impl Default for Cutter {
     fn default() -> Self {
-        Cutter { cut: vec![0; CUT_BYTES].into_boxed_slice() }
+        Cutter { cut: vec![0; CUT_BYTES].into_boxed_slice(), order: Order::default() }
     }
 }
 
@@ -40,6 +42,9 @@ impl Turn<'_> {
     /// Sends every frame; leaves them in the queue for the caller to give back.
     pub(super) fn flush(mut self, queue: &mut [Departure]) {
         let accepts = self.port.device.accepts();
+        if self.port.device.coalesces_udp() {
+            self.cutter.order.group(queue);
+        }
         let mut at = 0;
         while at < queue.len() {
             let merged = self.coalesce(&queue[at..]);

@@ -5,7 +5,7 @@
 //! worker's time; beyond, it rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
 //! expense, as every full queue does. Traffic of known flows is no noise, whatever its rate.
 
-use crate::mem::BATCH;
+use crate::mem::LARGE_BATCH;
 
 /// Noise of one port may take one in so many nanoseconds.
 const SHARE: u64 = 8;
@@ -32,7 +32,7 @@ impl Noise {
     /// Most frames of the next turn.
     #[inline]
     pub(super) fn batch(&self) -> usize {
-        if self.is_noisy { NOISY_BATCH } else { BATCH }
+        if self.is_noisy { NOISY_BATCH } else { LARGE_BATCH }
     }
 
     /// Until when the source rests, if it does at `now`, and others were at work at `last_quiet`.
@@ -124,7 +124,7 @@ mod tests {
         let mut noise = Noise::default();
         for n in 0..1_000_000 {
             noise.account((64, 32), n, || unreachable!("nobody asks for the time"));
-            assert_eq!((noise.rests_until(n, n), noise.batch()), (None, BATCH));
+            assert_eq!((noise.rests_until(n, n), noise.batch()), (None, LARGE_BATCH));
         }
     }
 }
