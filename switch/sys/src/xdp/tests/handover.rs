@@ -1,0 +1,2 @@
+//! What is possible between two processes that follow each other.
+
