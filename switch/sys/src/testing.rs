@@ -39,3 +39,10 @@ pub(crate) fn bind_packet(socket: std::os::fd::BorrowedFd<'_>, device: u32) {
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
 }
+
+/// A descriptor that this process was started with.
+pub(crate) fn inherited(number: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the process that started this one left it open, and nobody else here knows of it.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(number) }
+}

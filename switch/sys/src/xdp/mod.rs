@@ -2,7 +2,7 @@
 //! kernel (`Documentation/networking/af_xdp.rst`).
 //!
 //! - `umem`: the memory, in chunks of which each has one owner
-//! - `socket`: receiving and sending by one queue of one device
+//! - `socket`: one for one queue of one device; `transfer`: receiving and sending
 //! - `program`: what is sent to the sockets: all frames, or those of a VXLAN endpoint
 //! - `attach`: a program at a device, never in the place of another
 //! - `rings`, `ring`: entries and indices that the kernel sees, too
@@ -13,13 +13,15 @@ mod program;
 mod ring;
 mod rings;
 mod socket;
+mod transfer;
 mod umem;
 
 pub use crate::link::XdpMode;
 pub use attach::{Attachment, Want};
 pub use program::{Endpoints, Program, XskMap};
 pub use rustix::net::xdp::XdpStatistics;
-pub use socket::{CopyMode, Lent, MAX_PIECES, XdpOptions, XdpSocket};
+pub use socket::{CopyMode, Lent, XdpOptions, XdpSocket};
+pub use transfer::MAX_PIECES;
 pub use umem::{CHUNK_SIZES, Chunk, HEADROOM, MAX_SIZE, Piece, Umem};
 
 #[cfg(test)]

@@ -18,20 +18,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::net::addr::SocketAddrArg;
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags as BindFlags, SocketAddrXdpWithSharedUmem, XdpDesc, XdpDescOptions,
-    XdpOptionsFlags, XdpStatistics, XdpUmemReg, XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags as BindFlags, SocketAddrXdpWithSharedUmem, XdpDesc, XdpOptionsFlags,
+    XdpStatistics, XdpUmemReg, XdpUmemRegFlags,
 };
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::ring::{Consumer, Mapped, Producer};
 use super::rings::Rings;
-use super::umem::{Chunk, Piece, Umem};
+use super::umem::{Chunk, Umem};
 use crate::step::step;
-
-/// Most pieces of a frame: what a socket buffer has room for (`MAX_SKB_FRAGS`). In zero-copy mode the driver may take
-/// fewer.
-pub const MAX_PIECES: usize = 17;
 
 /// How frames get between the device and the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -73,33 +70,40 @@ impl Default for XdpOptions {
 /// A socket with its four rings.
 #[derive(Debug)]
 pub struct XdpSocket {
-    fd: OwnedFd,
-    umem: Arc<Umem>,
-    rx: Consumer<Mapped<XdpDesc>>,
-    tx: Producer<Mapped<XdpDesc>>,
-    fill: Producer<Mapped<u64>>,
-    completion: Consumer<Mapped<u64>>,
+    pub(super) fd: OwnedFd,
+    pub(super) umem: Arc<Umem>,
+    pub(super) rx: Consumer<Mapped<XdpDesc>>,
+    pub(super) tx: Producer<Mapped<XdpDesc>>,
+    pub(super) fill: Producer<Mapped<u64>>,
+    pub(super) completion: Consumer<Mapped<u64>>,
     /// What stands for the fill ring and for the transmit ring in the memory.
-    receiving: u64,
-    sending: u64,
-    filled: u32,
-    unsent: u32,
-    invalid: u64,
-    frags: bool,
+    pub(super) receiving: u64,
+    pub(super) sending: u64,
+    pub(super) filled: u32,
+    pub(super) unsent: u32,
+    pub(super) invalid: u64,
+    pub(super) frags: bool,
     zero_copy: bool,
 }
 
 impl XdpSocket {
     /// Opens a socket for `queue` of `device` (an index) in the current namespace.
     ///
-    /// The memory is registered anew for this socket: several sockets may have the same, each in its own mode.
+    /// The memory is registered anew for this socket: several sockets may have the same, each in its own mode. What the
+    /// fill ring has room for is taken from `free` before the socket is bound: some drivers want it full by then.
     ///
     /// # Errors
     /// `ResourceBusy` when the queue has a socket; `EOPNOTSUPP` and others for [`CopyMode::ZeroCopy`] where the driver
     /// cannot; `InvalidInput` for ring sizes that are no powers of two, a queue that the device does not have, and
     /// `frags` on kernels before 6.6; `PermissionDenied` without CAP_NET_RAW; `ENOBUFS` beyond RLIMIT_MEMLOCK without
     /// CAP_IPC_LOCK.
-    pub fn open(umem: &Arc<Umem>, device: u32, queue: u32, options: &XdpOptions) -> io::Result<Self> {
+    pub fn open(
+        umem: &Arc<Umem>,
+        device: u32,
+        queue: u32,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
         let fd = socket()?;
         let (addr, len) = umem.chunks();
         let flags = XdpUmemRegFlags::empty();
@@ -115,8 +119,7 @@ impl XdpSocket {
         }
         flags.set(BindFlags::XDP_USE_SG, options.frags);
         let address = SocketAddrXdp::new(flags, device, queue);
-        rustix::net::bind(&fd, &address).map_err(errno("bind"))?;
-        Self::new(fd, umem, rings, options.frags)
+        Self::new(fd, umem, rings, options.frags)?.bind(&address, free)
     }
 
     /// Opens a socket for another queue or device that shares this one's registered memory, and its mode and `frags`
@@ -124,17 +127,48 @@ impl XdpSocket {
     ///
     /// # Errors
     /// As [`XdpSocket::open`].
-    pub fn open_beside(&self, device: u32, queue: u32, options: &XdpOptions) -> io::Result<Self> {
+    pub fn open_beside(
+        &self,
+        device: u32,
+        queue: u32,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
         let fd = socket()?;
         let rings = Rings::create(fd.as_fd(), options)?;
         let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, device, queue);
         let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: self.fd.as_fd() };
-        rustix::net::bind(&fd, &address).map_err(errno("bind"))?;
-        Self::new(fd, &self.umem, rings, self.frags)
+        Self::new(fd, &self.umem, rings, self.frags)?.bind(&address, free)
+    }
+
+    /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
+    /// while. `umem` is its memory ([`Umem::adopt`]), `options` those that it was opened with; `free` gets the chunks
+    /// that were just coming back. What was just going out may be out of use until the socket is closed.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no AF_XDP socket, or its rings are smaller than the options say; `ResourceBusy` on
+    /// kernels before 6.4, which do not map the rings of a bound socket.
+    pub fn adopt(
+        fd: OwnedFd,
+        umem: &Arc<Umem>,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
+        if sockopt::socket_domain(&fd).map_err(errno("SO_DOMAIN"))? != AddressFamily::XDP {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an AF_XDP socket"));
+        }
+        let rings = Rings::map(fd.as_fd(), options)?;
+        let mut socket = Self::new(fd, umem, rings, options.frags)?;
+        let ready = socket.rx.available(u32::MAX);
+        let received = (0..ready).map(|at| socket.rx.read(at).addr).collect::<Vec<_>>();
+        socket.filled = umem.recover(socket.receiving, &received, free);
+        let ready = socket.completion.available(u32::MAX);
+        let sent = (0..ready).map(|at| socket.completion.read(at)).collect::<Vec<_>>();
+        socket.unsent = umem.recover(socket.sending, &sent, free);
+        socket.note_mode()
     }
 
     fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, frags: bool) -> io::Result<Self> {
-        let options = sockopt::xdp_options(&fd).map_err(errno("XDP_OPTIONS"))?;
         // No other socket of this machine has the same, in whatever process.
         let cookie = sockopt::socket_cookie(&fd).map_err(errno("SO_COOKIE"))?;
         Ok(Self {
@@ -149,9 +183,26 @@ impl XdpSocket {
             unsent: 0,
             invalid: 0,
             frags,
-            zero_copy: options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY),
+            zero_copy: false,
             fd,
         })
+    }
+
+    fn bind(mut self, address: &impl SocketAddrArg, free: &mut Vec<Chunk>) -> io::Result<Self> {
+        self.fill(free, usize::MAX);
+        match rustix::net::bind(&self.fd, address).map_err(errno("bind")) {
+            Ok(()) => self.note_mode(),
+            Err(error) => {
+                self.close().take_back(free);
+                Err(error)
+            }
+        }
+    }
+
+    fn note_mode(mut self) -> io::Result<Self> {
+        let options = sockopt::xdp_options(&self.fd).map_err(errno("XDP_OPTIONS"))?;
+        self.zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        Ok(self)
     }
 
     /// Its memory.
@@ -164,163 +215,6 @@ impl XdpSocket {
     #[must_use]
     pub fn is_zero_copy(&self) -> bool {
         self.zero_copy
-    }
-
-    /// Gives the kernel chunks to receive in, at most `most` and as many as the ring has room for. How many it took.
-    ///
-    /// # Panics
-    /// For a chunk of another memory.
-    #[inline]
-    pub fn fill(&mut self, free: &mut Vec<Chunk>, most: usize) -> usize {
-        let want = most.min(free.len());
-        let count = self.fill.room(u32::try_from(want).unwrap_or(u32::MAX));
-        for ahead in 0..count {
-            let Some(chunk) = free.pop() else { break };
-            self.fill.write(ahead, self.umem.lend(chunk, self.receiving));
-        }
-        if count > 0 {
-            self.fill.submit(count);
-            self.filled += count;
-        }
-        count as usize
-    }
-
-    /// Appends at most `most` frames to `into`, each of one or more pieces of which all but the last say
-    /// [`Piece::more`]. How many frames.
-    #[inline]
-    pub fn receive(&mut self, into: &mut Vec<Piece>, most: usize) -> usize {
-        let ready = self.rx.available(u32::MAX);
-        let (start, mut taken, mut frames) = (into.len(), 0, 0);
-        while frames < most {
-            // The kernel submits whole frames; if not, the rest is still to come.
-            let Some(end) = (taken..ready).find(|at| !continues(&self.rx.read(*at))) else { break };
-            frames += usize::from(self.receive_frame(taken..end + 1, into));
-            taken = end + 1;
-        }
-        if taken > 0 {
-            self.rx.release(taken);
-            let received = &into[start..];
-            received.iter().for_each(|piece| self.umem.settle(&piece.chunk));
-            self.filled -= received.len() as u32;
-        }
-        frames
-    }
-
-    /// False: a descriptor makes no sense, and the frame is lost. What chunks it has stay with the kernel.
-    fn receive_frame(&mut self, descriptors: std::ops::Range<u32>, into: &mut Vec<Piece>) -> bool {
-        let start = into.len();
-        for at in descriptors {
-            let descriptor = self.rx.read(at);
-            if let Some((chunk, offset)) = self.umem.claim(descriptor.addr, self.receiving) {
-                let piece = Piece { chunk, offset, len: descriptor.len, more: continues(&descriptor) };
-                let is_valid = self.umem.is_valid(&piece);
-                into.push(piece);
-                if is_valid {
-                    continue;
-                }
-            }
-            self.invalid += 1;
-            for piece in into.drain(start..) {
-                self.umem.lend(piece.chunk, self.receiving);
-            }
-            return false;
-        }
-        true
-    }
-
-    /// Puts frames into the ring, whole ones from the front of `frames` and as many as there is room for, and takes
-    /// them out of `frames`. How many pieces it took. They leave with [`XdpSocket::kick`].
-    ///
-    /// # Errors
-    /// `InvalidInput`, and nothing is taken, for a piece that is empty or not inside its chunk, a frame of more than
-    /// [`MAX_PIECES`] or that does not end, and one of more than one piece without `frags`.
-    #[inline]
-    pub fn send(&mut self, frames: &mut Vec<Piece>) -> io::Result<usize> {
-        let (mut whole, mut begin) = (0, 0);
-        let room = self.tx.room(u32::try_from(frames.len()).unwrap_or(u32::MAX)) as usize;
-        for (at, piece) in frames.iter().enumerate() {
-            let most = if self.frags { MAX_PIECES } else { 1 };
-            let is_valid = self.umem.is_valid(piece) && at - begin < most;
-            if !is_valid || piece.more && at + 1 == frames.len() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame that cannot be sent"));
-            }
-            if !piece.more {
-                begin = at + 1;
-                whole = if begin <= room { begin } else { whole };
-            }
-        }
-        for (ahead, piece) in (0..).zip(frames.drain(..whole)) {
-            let options = if piece.more { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
-            let (offset, len) = (u64::from(piece.offset), piece.len);
-            let addr = self.umem.lend(piece.chunk, self.sending) + offset;
-            self.tx.write(ahead, XdpDesc { addr, len, options });
-        }
-        if whole > 0 {
-            self.tx.submit(whole as u32);
-            self.unsent += whole as u32;
-        }
-        Ok(whole)
-    }
-
-    /// Has the kernel send what is in the ring. True when some is left there: its queue is full, or the completion ring
-    /// is. Then, and as long as [`XdpSocket::unsent`] says so, kick again after a while.
-    ///
-    /// # Errors
-    /// `ENETDOWN` while the device is down, `ENXIO` when it is gone.
-    pub fn kick(&mut self) -> io::Result<bool> {
-        let mut before = self.tx.waiting();
-        loop {
-            let sent = rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT);
-            let left = self.tx.waiting();
-            match sent {
-                // One call sends 32 of them in copy mode (`TX_BATCH_SIZE`).
-                Err(Errno::AGAIN) if left > 0 && left < before => before = left,
-                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS) => return Ok(left > 0),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// True when [`XdpSocket::kick`] is called for: there is something in the ring, and the kernel does not look by itself.
-    #[inline]
-    #[must_use]
-    pub fn wants_kick(&mut self) -> bool {
-        self.tx.waiting() > 0 && self.tx.memory().needs_wakeup()
-    }
-
-    /// Appends the chunks that have been sent to `free`. How many.
-    #[inline]
-    pub fn complete(&mut self, free: &mut Vec<Chunk>) -> usize {
-        let count = self.completion.available(u32::MAX);
-        let start = free.len();
-        for at in 0..count {
-            match self.umem.claim(self.completion.read(at), self.sending) {
-                Some((chunk, _)) => free.push(chunk),
-                None => self.invalid += 1,
-            }
-        }
-        if count > 0 {
-            self.completion.release(count);
-            free[start..].iter().for_each(|chunk| self.umem.settle(chunk));
-            self.unsent -= (free.len() - start) as u32;
-        }
-        free.len() - start
-    }
-
-    /// Has the driver look for chunks to receive in, where it waits for being told. Call it after [`XdpSocket::fill`] and
-    /// when nothing is received; it costs a system call only when the driver waits (zero-copy).
-    ///
-    /// # Errors
-    /// As [`XdpSocket::kick`].
-    #[inline]
-    pub fn wake_receive(&self) -> io::Result<()> {
-        if !self.fill.memory().needs_wakeup() {
-            return Ok(());
-        }
-        match rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT) {
-            Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// How many chunks the kernel has to receive in.
@@ -396,11 +290,6 @@ impl Lent {
     pub fn take_back(self, free: &mut Vec<Chunk>) {
         self.umem.take_all(self.rings, free);
     }
-}
-
-#[inline]
-fn continues(descriptor: &XdpDesc) -> bool {
-    descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD)
 }
 
 fn socket() -> io::Result<OwnedFd> {

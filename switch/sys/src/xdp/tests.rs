@@ -57,11 +57,11 @@ impl Port {
         let (umem, free) = Umem::create(CHUNKS, 4096).unwrap();
         let map = XskMap::new(1).unwrap();
         let attachment = Attachment::new(&Program::everything(&map).unwrap(), device, want).unwrap();
-        let socket = XdpSocket::open(&umem, device, 0, options).unwrap();
+        let (mut fill, free) = halves(free);
+        let socket = XdpSocket::open(&umem, device, 0, options, &mut fill).unwrap();
         map.set(0, socket.as_fd()).unwrap();
-        let mut port = Self { socket, free, map, attachment };
-        port.socket.fill(&mut port.free, 128);
-        port
+        let free = free.into_iter().chain(fill).collect();
+        Self { socket, free, map, attachment }
     }
 
     /// The next frame's bytes; waits for it.
@@ -95,6 +95,12 @@ impl Port {
         socket.close().take_back(&mut free);
         all_there(&free);
     }
+}
+
+/// Half of the chunks is to be received in.
+fn halves(mut chunks: Vec<Chunk>) -> (Vec<Chunk>, Vec<Chunk>) {
+    let free = chunks.split_off(chunks.len() / 2);
+    (chunks, free)
 }
 
 /// Every chunk once.

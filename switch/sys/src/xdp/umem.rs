@@ -10,10 +10,11 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 
 use super::mapping::Mapping;
 use crate::step::step;
@@ -29,7 +30,7 @@ pub const HEADROOM: u32 = 256;
 /// The chunk is this process's.
 const OURS: u64 = 0;
 /// Beside the ring that had it: it has come back, and the ring may not know yet.
-pub(super) const CLAIMED: u64 = 2;
+const CLAIMED: u64 = 2;
 /// Distinguishes the memories of this process.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
@@ -78,6 +79,7 @@ pub struct Umem {
     mapping: Mapping,
     chunk_size: u32,
     count: u32,
+    _held: Held,
 }
 
 impl Umem {
@@ -98,11 +100,37 @@ impl Umem {
         // Nobody cuts it under our feet.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memory, seals).map_err(io::Error::from).map_err(step("F_ADD_SEALS"))?;
+        Self::map(memory, count, chunk_size)
+    }
+
+    /// Takes over a memory of another process, which does not use it any more, and gives the chunks that the kernel does
+    /// not have. Then take over its sockets ([`super::XdpSocket::adopt`]): they may give more.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not what [`Umem::create`] makes with this size of chunks; `AlreadyExists` when this
+    /// process has it.
+    pub fn adopt(memory: OwnedFd, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+        let other = |_| io::Error::new(io::ErrorKind::InvalidInput, "not a memory for frames");
+        let seals = rustix::fs::fcntl_get_seals(&memory).map_err(other)?;
+        let bytes = rustix::fs::fstat(&memory)?.st_size.unsigned_abs();
+        let count = u32::try_from(bytes / (u64::from(chunk_size) + 8)).map_err(|_| other(Errno::INVAL))?;
+        check_size(count, chunk_size)?;
+        if !seals.contains(SealFlags::SHRINK) || length(count, chunk_size) as u64 != bytes {
+            return Err(other(Errno::INVAL));
+        }
+        Self::map(memory, count, chunk_size)
+    }
+
+    fn map(memory: OwnedFd, count: u32, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+        let length = length(count, chunk_size);
+        let held = Held::new(memory.as_fd())?;
         let mapping = Mapping::new(memory.as_fd(), 0, length).map_err(step("map the memory"))?;
         // Relaxed: a number that nobody else has.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let umem = Arc::new(Self { id, memory, mapping, chunk_size, count });
-        let chunks = (0..count).rev().map(|index| Chunk { umem: id, index }).collect();
+        let umem = Arc::new(Self { id, memory, mapping, chunk_size, count, _held: held });
+        // Acquire: pairs with the releases of the process that had it before.
+        let is_ours = |index: &u32| umem.owner(*index).load(Ordering::Acquire) == OURS;
+        let chunks = (0..count).rev().filter(is_ours).map(|index| Chunk { umem: id, index }).collect();
         Ok((umem, chunks))
     }
 
@@ -212,6 +240,26 @@ impl Umem {
         }
     }
 
+    /// How many chunks `ring` still has, when the process before has ended at any point. Of those that it was about to have
+    /// back, those that are in the ring, at `waiting`, are the ring's, and the others are free.
+    pub(super) fn recover(&self, ring: u64, waiting: &[u64], free: &mut Vec<Chunk>) -> u32 {
+        let size = u64::from(self.chunk_size);
+        for index in 0..self.count {
+            // Relaxed: nobody else uses the memory now.
+            if self.owner(index).load(Ordering::Relaxed) == ring | CLAIMED {
+                let chunk = Chunk { umem: self.id, index };
+                if waiting.iter().any(|address| address / size == u64::from(index)) {
+                    self.lend(chunk, ring);
+                } else {
+                    self.settle(&chunk);
+                    free.push(chunk);
+                }
+            }
+        }
+        let is_lent = |index: &u32| self.owner(*index).load(Ordering::Relaxed) == ring;
+        (0..self.count).filter(is_lent).count() as u32
+    }
+
     /// True for a piece that can be sent from here.
     #[inline]
     pub(super) fn is_valid(&self, piece: &Piece) -> bool {
@@ -245,6 +293,33 @@ impl Umem {
 impl AsFd for Umem {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
+    }
+}
+
+/// A memory that this process has: there is one [`Umem`] of it, so that there is one [`Chunk`] of each chunk.
+#[derive(Debug)]
+struct Held((u64, u64));
+
+/// By device and inode of the memfd.
+static HELD: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+
+impl Held {
+    fn new(memory: BorrowedFd<'_>) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(memory)?;
+        let file = (stat.st_dev, stat.st_ino);
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.contains(&file) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        held.push(file);
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|file| *file != self.0);
     }
 }
 

@@ -99,16 +99,19 @@ fn frames_without_a_socket_are_the_kernels() {
 fn what_cannot_be_is_refused() {
     inside(|| {
         let (near, _) = pair("a", "b", 1500);
-        let (umem, _) = Umem::create(8, 4096).unwrap();
-        let kind =
-            |queue, options: &XdpOptions| XdpSocket::open(&umem, near, queue, options).unwrap_err().kind();
+        let (umem, mut free) = Umem::create(CHUNKS, 4096).unwrap();
+        let mut kind = |queue, options: &XdpOptions| {
+            let error = XdpSocket::open(&umem, near, queue, options, &mut free).unwrap_err();
+            all_there(&free);
+            error.kind()
+        };
         let odd = XdpOptions { rx: 100, ..XdpOptions::default() };
         assert_eq!(kind(0, &odd), std::io::ErrorKind::InvalidInput);
         assert_eq!(kind(7, &XdpOptions::default()), std::io::ErrorKind::InvalidInput);
         let zero = XdpOptions { copy: CopyMode::ZeroCopy, ..XdpOptions::default() };
         assert_eq!(kind(0, &zero), std::io::ErrorKind::Unsupported);
         let auto = XdpOptions { copy: CopyMode::Auto, ..XdpOptions::default() };
-        assert!(!XdpSocket::open(&umem, near, 0, &auto).unwrap().is_zero_copy());
+        assert!(!XdpSocket::open(&umem, near, 0, &auto, &mut free).unwrap().is_zero_copy());
     });
     for (count, size) in [(0, 4096), (1, 1024), (1, 8192), (1 << 20, 4096)] {
         let error = Umem::create(count, size).unwrap_err();

@@ -33,12 +33,14 @@ fn forward(open: impl FnOnce(&XdpSocket, u32) -> XdpSocket + Send) {
 
 #[test]
 fn a_chunk_goes_from_socket_to_socket_of_one_registration() {
-    forward(|first, device| first.open_beside(device, 0, &XdpOptions::default()).unwrap());
+    forward(|first, device| first.open_beside(device, 0, &XdpOptions::default(), &mut Vec::new()).unwrap());
 }
 
 #[test]
 fn a_chunk_goes_from_socket_to_socket_of_two_registrations() {
-    forward(|first, device| XdpSocket::open(first.umem(), device, 0, &XdpOptions::default()).unwrap());
+    forward(|first, device| {
+        XdpSocket::open(first.umem(), device, 0, &XdpOptions::default(), &mut Vec::new()).unwrap()
+    });
 }
 
 #[test]
