@@ -248,6 +248,38 @@ unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<libc::c_int> {
     libc::c_int::try_from(done).ok().filter(|done| *done >= 0).ok_or_else(io::Error::last_os_error)
 }
 
+/// What a program returns for a frame (`BPF_PROG_TEST_RUN`).
+#[cfg(test)]
+pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    const PROG_TEST_RUN: libc::c_int = 10;
+    #[repr(C)]
+    struct Run {
+        program: u32,
+        returned: u32,
+        length: u32,
+        length_out: u32,
+        data: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let mut request = Run {
+        program: program.as_raw_fd().cast_unsigned(),
+        returned: 0,
+        length: frame.len() as u32,
+        length_out: 0,
+        data: frame.as_ptr() as u64,
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    let (place, size) = ((&raw mut request).cast::<libc::c_void>(), size_of::<Run>());
+    // SAFETY: the fields are those of `union bpf_attr` for PROG_TEST_RUN; the kernel reads the frame, and writes to the
+    // request alone.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, place, size) };
+    if done == 0 { Ok(request.returned) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Instructions, and an assembler that knows where its labels are.
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use super::map::{Counter, Map};
+use super::map::Counter;
 
 /// The two registers share a byte, in an order that depends on this.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -113,9 +113,16 @@ impl Insn {
     }
 
     /// `dst =` the map, for helpers that take one: two instructions.
-    pub(crate) fn map(dst: Reg, map: &Map) -> [Self; 2] {
+    pub(crate) fn map(dst: Reg, map: BorrowedFd<'_>) -> [Self; 2] {
         const MAP_FD: u8 = 1;
-        Self::wide(dst, MAP_FD, map.as_fd())
+        Self::wide(dst, MAP_FD, map)
+    }
+
+    /// As in memory.
+    #[cfg(test)]
+    pub(crate) fn bytes(self) -> [u8; 8] {
+        let ([o0, o1], [i0, i1, i2, i3]) = (self.offset.to_le_bytes(), self.immediate.to_le_bytes());
+        [self.code, self.registers, o0, o1, i0, i1, i2, i3]
     }
 
     fn wide(dst: Reg, meaning: u8, fd: BorrowedFd<'_>) -> [Self; 2] {

@@ -112,7 +112,7 @@ impl Program {
     /// # Errors
     /// `PermissionDenied` without CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN; what the verifier says.
     pub fn everything(sockets: &XskMap) -> io::Result<Self> {
-        Self::load(&everything(sockets), c"weft_xdp_all")
+        Self::load(&everything(sockets.0.as_fd()), c"weft_xdp_all")
     }
 
     /// UDP to one of `endpoints`, over IPv4 without options and not in fragments, or over IPv6 without extension headers;
@@ -122,7 +122,7 @@ impl Program {
     /// # Errors
     /// As [`Program::everything`].
     pub fn tunnel(sockets: &XskMap, endpoints: &Endpoints) -> io::Result<Self> {
-        Self::load(&tunnel(sockets, endpoints), c"weft_xdp_tunnel")
+        Self::load(&tunnel(sockets.0.as_fd(), endpoints.0.as_fd()), c"weft_xdp_tunnel")
     }
 
     /// True when it takes frames of more than one buffer, without which a device of an MTU of more than about 3500 refuses
@@ -151,7 +151,7 @@ impl AsFd for Program {
     }
 }
 
-fn everything(sockets: &XskMap) -> Vec<Insn> {
+fn everything(sockets: BorrowedFd<'_>) -> Vec<Insn> {
     let mut program = Assembler::default();
     program.then([Insn::load32(Reg::R2, Reg::R1, RX_QUEUE)]);
     redirect(&mut program, sockets);
@@ -159,12 +159,12 @@ fn everything(sockets: &XskMap) -> Vec<Insn> {
 }
 
 /// The queue is in R2. Without a socket there the last argument is what is returned (Linux 5.3).
-fn redirect(program: &mut Assembler, sockets: &XskMap) {
-    program.then(Insn::map(Reg::R1, &sockets.0));
+fn redirect(program: &mut Assembler, sockets: BorrowedFd<'_>) {
+    program.then(Insn::map(Reg::R1, sockets));
     program.then([Insn::set(Reg::R3, XDP_PASS), Insn::call(REDIRECT_MAP), Insn::exit()]);
 }
 
-fn tunnel(sockets: &XskMap, endpoints: &Endpoints) -> Vec<Insn> {
+fn tunnel(sockets: BorrowedFd<'_>, endpoints: BorrowedFd<'_>) -> Vec<Insn> {
     use Reg::{Fp, R0, R1, R2, R3, R4, R6};
     const IP: i16 = 14;
     const UDP_PORT: i16 = 2;
@@ -219,7 +219,7 @@ fn tunnel(sockets: &XskMap, endpoints: &Endpoints) -> Vec<Insn> {
 
     program.label("look up");
     program.then([Insn::store16(Fp, KEY_PORT, R4)]);
-    program.then(Insn::map(R1, &endpoints.0));
+    program.then(Insn::map(R1, endpoints));
     program.then([Insn::copy(R2, Fp), Insn::add(R2, KEY.into()), Insn::call(MAP_LOOKUP_ELEM)]);
     program.jump_if_equal(R0, 0, "pass");
     program.then([Insn::load32(R2, R6, RX_QUEUE)]);

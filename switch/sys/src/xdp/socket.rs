@@ -146,7 +146,7 @@ impl XdpSocket {
     /// that were just coming back. What was just going out may be out of use until the socket is closed.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no AF_XDP socket, or its rings are smaller than the options say; `ResourceBusy` on
+    /// `InvalidInput` when it is no AF_XDP socket, or has no room for rings as the options say; `ResourceBusy` on
     /// kernels before 6.4, which do not map the rings of a bound socket.
     pub fn adopt(
         fd: OwnedFd,
@@ -254,7 +254,7 @@ impl XdpSocket {
 
     /// Closes it. The chunks that the kernel has are [`Lent`] still.
     ///
-    /// The kernel waits for the driver: some 10 ms.
+    /// The kernel waits for the driver, some 10 ms: not on a worker.
     pub fn close(self) -> Lent {
         let rings = [self.receiving, self.sending];
         let umem = Arc::clone(&self.umem);

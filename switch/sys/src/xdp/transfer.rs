@@ -121,8 +121,9 @@ impl XdpSocket {
             let sent = rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT);
             let left = self.tx.waiting();
             match sent {
-                // One call sends 32 of them in copy mode (`TX_BATCH_SIZE`).
-                Err(Errno::AGAIN) if left > 0 && left < before => before = left,
+                // Before Linux 6.18 one call sends 32 of them in copy mode (`TX_BATCH_SIZE`); one that the device's
+                // queue refuses ends it, too.
+                Err(Errno::AGAIN | Errno::BUSY) if left > 0 && left < before => before = left,
                 Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS) => return Ok(left > 0),
                 Err(error) => return Err(error.into()),
             }

@@ -85,8 +85,8 @@ pub struct Umem {
 impl Umem {
     /// Makes a memory of `count` chunks, and gives all of them. The pages are there from the beginning.
     ///
-    /// Every socket costs the kernel some 150 bytes for each chunk of its memory (`xp_create_and_assign_umem`), used or
-    /// not.
+    /// Every socket costs the kernel more than 100 bytes for each chunk of its memory (`xp_create_and_assign_umem`), used
+    /// or not.
     ///
     /// # Errors
     /// `InvalidInput` for a size that is not allowed; `ENOMEM`.

@@ -154,3 +154,51 @@ fn a_device_that_is_down_and_one_that_is_gone() {
         port.end();
     });
 }
+
+/// Ethernet, IPv4 and UDP to 192.0.2.7:4789, `length` bytes in all; what is not looked at is left out.
+fn datagram(length: usize) -> Vec<u8> {
+    let mut bytes = frame(1, length);
+    bytes[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+    bytes[20..24].copy_from_slice(&[0x40, 0, 64, 17]);
+    bytes[30..34].copy_from_slice(&[192, 0, 2, 7]);
+    bytes[36..38].copy_from_slice(&4789_u16.to_be_bytes());
+    bytes
+}
+
+/// Short ones, and long ones that are in more than one buffer.
+#[test]
+fn the_tunnels_frames_and_no_others() {
+    for want in [Want::Native, Want::Generic] {
+        inside(|| {
+            let (near, far) = pair("a", "b", 9000);
+            let (peer, kernel) = (Packets::new(far), Packets::new(near));
+            let mut port = Port::new(near, want, &FRAGS);
+            let endpoints = Endpoints::new(4).unwrap();
+            port.attachment.replace(&Program::tunnel(&port.map, &endpoints).unwrap()).unwrap();
+            endpoints.add("192.0.2.7:4789".parse().unwrap()).unwrap();
+            for length in [42, 1500, 5000, 9014] {
+                peer.send(&frame(2, length));
+                peer.send(&datagram(length));
+                assert_eq!(port.receive().expect("a datagram"), datagram(length));
+                assert_eq!(kernel.receive().expect("a frame"), frame(2, length));
+            }
+            assert_eq!(kernel.try_receive(), None);
+            port.end();
+        });
+    }
+}
+
+/// Kernel fact: a program without frags, of older kernels, is refused where the MTU is large.
+#[test]
+fn large_mtus_want_frags() {
+    inside(|| {
+        let (near, _) = pair("a", "b", 9000);
+        let pass = [crate::bpf::Insn::set(crate::bpf::Reg::R0, 2), crate::bpf::Insn::exit()];
+        let program = crate::bpf::load_xdp(&pass, c"old", c"", false).unwrap();
+        for native in [true, false] {
+            let flags = if native { 1 << 2 } else { 1 << 1 };
+            let attached = crate::bpf::attach_xdp(program.as_fd(), near, flags);
+            assert_eq!(attached.err().and_then(|e| e.raw_os_error()), native.then_some(libc::ERANGE));
+        }
+    });
+}
