@@ -100,13 +100,15 @@ fn redirect_map(map: u64, queue: u64, flags: u64, _: u64, _: u64) -> u64 {
 struct Low(*mut u8);
 
 impl Low {
+    const PLACE: usize = 1 << 28;
     const SIZE: usize = 4096;
 
     fn new() -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
-        // SAFETY: the kernel chooses a place where nothing is.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), Self::SIZE, protection, flags, -1, 0) };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let place = std::ptr::without_provenance_mut(Self::PLACE);
+        // SAFETY: the kernel refuses it where something is already.
+        let start = unsafe { libc::mmap(place, Self::SIZE, protection, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);
         Self(start.cast())
     }
