@@ -11,6 +11,9 @@ const GET_DRIVER: u32 = 0x03;
 const GET_STRINGS: u32 = 0x1b;
 const GET_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
+const SET_TX_CHECKSUMS: u32 = 0x17;
+const SET_TSO: u32 = 0x1f;
+const SET_GSO: u32 = 0x24;
 /// `ETH_SS_FEATURES`.
 const FEATURES: u32 = 4;
 /// `ETH_GSTRING_LEN`.
@@ -27,6 +30,18 @@ struct IfReq {
 }
 
 const _: () = assert!(size_of::<IfReq>() == size_of::<libc::ifreq>());
+
+/// What a device does for the kernel, and can leave to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Offload {
+    /// Checksums of what is sent: `tx` of `ethtool -K`. Without it there is no segmentation offload either.
+    TxChecksums = SET_TX_CHECKSUMS,
+    /// Segmentation of TCP: `tso`.
+    Tso = SET_TSO,
+    /// Segments are made at all as late as possible: `gso`.
+    Gso = SET_GSO,
+}
 
 /// A device's properties, asked for one by one.
 #[derive(Debug)]
@@ -84,6 +99,15 @@ impl Device {
         Ok(features[2 + bit / 32 * 4 + 2] & (1 << (bit % 32)) != 0)
     }
 
+    /// Turns an offload on or off.
+    ///
+    /// # Errors
+    /// `ENODEV`; `EOPNOTSUPP` where it cannot be changed; `PermissionDenied` without CAP_NET_ADMIN.
+    pub fn set_offload(&self, offload: Offload, on: bool) -> io::Result<()> {
+        // `struct ethtool_value`.
+        self.call(offload as u32, &mut [0, on.into()])
+    }
+
     /// The command goes to the first word.
     fn call(&self, command: u32, data: &mut [u32]) -> io::Result<()> {
         data[0] = command;
@@ -124,6 +148,16 @@ mod tests {
                 let off = ["-K", "a", "tx-udp_tnl-csum-segmentation", "off"];
                 assert!(Command::new("ethtool").args(off).status().unwrap().success());
                 assert!(!segments());
+                let checksums = || device.has_feature("tx-checksum-ip-generic").unwrap();
+                let tso = || device.has_feature("tx-tcp-segmentation").unwrap();
+                let gso = || device.has_feature("tx-generic-segmentation").unwrap();
+                assert!(checksums() && tso() && gso());
+                for offload in [Offload::TxChecksums, Offload::Tso, Offload::Gso] {
+                    device.set_offload(offload, false).unwrap();
+                }
+                assert!(!checksums() && !tso() && !gso());
+                device.set_offload(Offload::TxChecksums, true).unwrap();
+                assert!(checksums() && !tso());
                 let none = Device::new("c").unwrap();
                 assert_eq!(
                     none.has_feature("tx-tcp-segmentation").unwrap_err().raw_os_error(),

@@ -9,6 +9,7 @@
 //! - `tun`: TAP devices with vnet header and offloads
 //! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
+//! - `xdp`: AF_XDP sockets, the memory they share with the kernel, and the programs that feed them
 //! - `ethtool`: drivers and features of devices
 //! - `nftables`: has anybody changed it; `xfrm`: are there IPsec policies
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
@@ -40,11 +41,13 @@ pub mod pathid;
 pub mod privilege;
 pub mod process;
 pub mod seqpacket;
+mod step;
 pub mod sysctl;
 pub mod thread;
 pub mod tun;
 pub mod tunnel_gso;
 pub mod udp;
+pub mod xdp;
 pub mod xfrm;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::bpf::{self, Assembler, Counter, Insn, Reg};
 use crate::link::{LinkChange, Netlink};
 use crate::netns::Netns;
+use crate::step::step;
 use crate::sysctl::{self, Key};
 use crate::tun::{self, TapFlags};
 
@@ -255,8 +256,4 @@ fn hand_on(lost: &Counter) -> Vec<Insn> {
     program.then(Insn::address_of(R1, lost));
     program.then([Insn::set(R2, 1), Insn::add64(R1, 0, R2), Insn::set(R0, SHOT), Insn::exit()]);
     program.finish()
-}
-
-fn step(what: &'static str) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }

@@ -211,7 +211,7 @@ impl Netlink {
     }
 
     /// One link; "no such device" is `None`.
-    fn get_link(
+    pub(super) fn get_link(
         &mut self,
         ask: LinkMessage,
         what: impl Fn() -> String,
@@ -260,7 +260,7 @@ fn as_link(message: &RouteNetlinkMessage) -> Option<&LinkMessage> {
     if let RouteNetlinkMessage::NewLink(link) = message { Some(link) } else { None }
 }
 
-fn by_index(index: u32) -> LinkMessage {
+pub(super) fn by_index(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message

@@ -9,6 +9,7 @@
 //! - `addr`: addresses
 //! - `route`: routes
 //! - `neigh`: neighbours
+//! - `xdp`: the XDP program of a link
 //! - `monitor`: changes as they happen
 pub mod addr;
 pub mod device;
@@ -16,6 +17,7 @@ pub mod monitor;
 pub mod neigh;
 pub mod route;
 pub mod socket;
+pub mod xdp;
 
 pub use addr::{AddrFlags, Address};
 pub use device::{Link, LinkChange, TunInfo};
@@ -23,6 +25,7 @@ pub use monitor::{Event, LinkMonitor};
 pub use neigh::Neighbour;
 pub use route::{MAIN_TABLE, RTPROT_WEFT, Route, RouteKind};
 pub use socket::{Error, Netlink};
+pub use xdp::{XdpMode, XdpProgram};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,302 @@
+//! AF_XDP sockets (`linux/if_xdp.h`, `net/xdp/xsk.c`; Linux 5.4, frames of several chunks from 6.6 on).
+//!
+//! A socket belongs to one queue of one device of the namespace that it was opened in. Frames come to it by way of a
+//! program ([`super::Program`]) and a map ([`super::XskMap`]), and in this order: chunks go to the kernel
+//! ([`XdpSocket::fill`]), come back with frames ([`XdpSocket::receive`]), go out ([`XdpSocket::send`],
+//! [`XdpSocket::kick`]) and come back empty ([`XdpSocket::complete`]). Nothing blocks, and nothing allocates for a frame
+//! as long as the vectors have room.
+//!
+//! Facts the callers live with:
+//! - One socket for a device's queue at a time: the next is `ResourceBusy` until the kernel has forgotten the first, some
+//!   time after it was closed (`xp_release_deferred`).
+//! - Frames come without checksum offload: what the sender left to its device is not there. A veth's other end must
+//!   have its offloads off ([`crate::ethtool::Device::set_offload`]).
+//! - In copy mode the kernel sends in the system call of [`XdpSocket::kick`], and by `poll`.
+//! - A device that is deleted makes [`XdpSocket::kick`] fail (`ENXIO`); `poll` says nothing of it.
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags as BindFlags, SocketAddrXdpWithSharedUmem, XdpDesc, XdpOptionsFlags,
+    XdpStatistics, XdpUmemReg, XdpUmemRegFlags,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::ring::{Consumer, Mapped, Producer};
+use super::rings::Rings;
+use super::umem::{Chunk, Umem};
+use crate::step::step;
+
+/// How frames get between the device and the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CopyMode {
+    /// The kernel copies: every device can.
+    #[default]
+    Copy,
+    /// The device reads and writes the memory itself. While it does, chunks that it has do not come back at once when the
+    /// socket is closed.
+    ZeroCopy,
+    /// Zero-copy where the driver can, else copies.
+    Auto,
+}
+
+/// How a socket is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpOptions {
+    /// Entries of the ring of frames received; all four are powers of two.
+    pub rx: u32,
+    /// Entries of the ring of frames to be sent.
+    pub tx: u32,
+    /// Entries of the ring of chunks to receive in.
+    pub fill: u32,
+    /// Entries of the ring of chunks sent; not fewer than `tx`, or the kernel stops sending.
+    pub completion: u32,
+    /// How frames get there.
+    pub copy: CopyMode,
+    /// Frames of more than one chunk, both ways (`XDP_USE_SG`, Linux 6.6).
+    pub frags: bool,
+}
+
+impl Default for XdpOptions {
+    /// 2048 entries each, copies, one chunk for a frame.
+    fn default() -> Self {
+        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, copy: CopyMode::Copy, frags: false }
+    }
+}
+
+/// A socket with its four rings.
+#[derive(Debug)]
+pub struct XdpSocket {
+    pub(super) fd: OwnedFd,
+    pub(super) umem: Arc<Umem>,
+    pub(super) rx: Consumer<Mapped<XdpDesc>>,
+    pub(super) tx: Producer<Mapped<XdpDesc>>,
+    pub(super) fill: Producer<Mapped<u64>>,
+    pub(super) completion: Consumer<Mapped<u64>>,
+    /// What stands for the fill ring and for the transmit ring in the memory.
+    pub(super) receiving: u64,
+    pub(super) sending: u64,
+    pub(super) filled: u32,
+    pub(super) unsent: u32,
+    pub(super) invalid: u64,
+    pub(super) frags: bool,
+    zero_copy: bool,
+}
+
+impl XdpSocket {
+    /// Opens a socket for `queue` of `device` (an index) in the current namespace.
+    ///
+    /// The memory is registered anew for this socket: several sockets may have the same, each in its own mode. What the
+    /// fill ring has room for is taken from `free` before the socket is bound: some drivers want it full by then.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when the queue has a socket; `EOPNOTSUPP` and others for [`CopyMode::ZeroCopy`] where the driver
+    /// cannot; `InvalidInput` for ring sizes that are no powers of two, a queue that the device does not have, and
+    /// `frags` on kernels before 6.6; `PermissionDenied` without CAP_NET_RAW; `ENOBUFS` beyond RLIMIT_MEMLOCK without
+    /// CAP_IPC_LOCK.
+    pub fn open(
+        umem: &Arc<Umem>,
+        device: u32,
+        queue: u32,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
+        let fd = socket()?;
+        let (addr, len) = umem.chunks();
+        let flags = XdpUmemRegFlags::empty();
+        let chunk_size = umem.chunk_size();
+        let register = XdpUmemReg { addr, len, chunk_size, headroom: 0, flags, tx_metadata_len: 0 };
+        sockopt::set_xdp_umem_reg(&fd, register).map_err(errno("XDP_UMEM_REG"))?;
+        let rings = Rings::create(fd.as_fd(), options)?;
+        let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+        match options.copy {
+            CopyMode::Copy => flags |= BindFlags::XDP_COPY,
+            CopyMode::ZeroCopy => flags |= BindFlags::XDP_ZEROCOPY,
+            CopyMode::Auto => {}
+        }
+        flags.set(BindFlags::XDP_USE_SG, options.frags);
+        let address = SocketAddrXdp::new(flags, device, queue);
+        Self::new(fd, umem, rings, options.frags)?.bind(&address, free)
+    }
+
+    /// Opens a socket for another queue or device that shares this one's registered memory, and its mode and `frags`
+    /// with it (`XDP_SHARED_UMEM`, Linux 5.10): the pages are pinned and accounted once.
+    ///
+    /// # Errors
+    /// As [`XdpSocket::open`].
+    pub fn open_beside(
+        &self,
+        device: u32,
+        queue: u32,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
+        let fd = socket()?;
+        let rings = Rings::create(fd.as_fd(), options)?;
+        let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, device, queue);
+        let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: self.fd.as_fd() };
+        Self::new(fd, &self.umem, rings, self.frags)?.bind(&address, free)
+    }
+
+    /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
+    /// while. `umem` is its memory ([`Umem::adopt`]), `options` those that it was opened with; `free` gets the chunks
+    /// that were just coming back. What was just going out may be out of use until the socket is closed.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no AF_XDP socket, or has no room for rings as the options say; `ResourceBusy` on
+    /// kernels before 6.4, which do not map the rings of a bound socket.
+    pub fn adopt(
+        fd: OwnedFd,
+        umem: &Arc<Umem>,
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
+        if sockopt::socket_domain(&fd).map_err(errno("SO_DOMAIN"))? != AddressFamily::XDP {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an AF_XDP socket"));
+        }
+        let rings = Rings::map(fd.as_fd(), options)?;
+        let mut socket = Self::new(fd, umem, rings, options.frags)?;
+        let ready = socket.rx.available(u32::MAX);
+        let received = (0..ready).map(|at| socket.rx.read(at).addr).collect::<Vec<_>>();
+        socket.filled = umem.recover(socket.receiving, &received, free);
+        let ready = socket.completion.available(u32::MAX);
+        let sent = (0..ready).map(|at| socket.completion.read(at)).collect::<Vec<_>>();
+        socket.unsent = umem.recover(socket.sending, &sent, free);
+        socket.note_mode()
+    }
+
+    fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, frags: bool) -> io::Result<Self> {
+        // No other socket of this machine has the same, in whatever process.
+        let cookie = sockopt::socket_cookie(&fd).map_err(errno("SO_COOKIE"))?;
+        Ok(Self {
+            umem: Arc::clone(umem),
+            rx: Consumer::new(rings.rx),
+            tx: Producer::new(rings.tx),
+            fill: Producer::new(rings.fill),
+            completion: Consumer::new(rings.completion),
+            receiving: cookie << 2,
+            sending: cookie << 2 | 1,
+            filled: 0,
+            unsent: 0,
+            invalid: 0,
+            frags,
+            zero_copy: false,
+            fd,
+        })
+    }
+
+    fn bind(mut self, address: &impl SocketAddrArg, free: &mut Vec<Chunk>) -> io::Result<Self> {
+        self.fill(free, usize::MAX);
+        match rustix::net::bind(&self.fd, address).map_err(errno("bind")) {
+            Ok(()) => self.note_mode(),
+            Err(error) => {
+                self.close().take_back(free);
+                Err(error)
+            }
+        }
+    }
+
+    fn note_mode(mut self) -> io::Result<Self> {
+        let options = sockopt::xdp_options(&self.fd).map_err(errno("XDP_OPTIONS"))?;
+        self.zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        Ok(self)
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub fn umem(&self) -> &Arc<Umem> {
+        &self.umem
+    }
+
+    /// True when the device reads and writes the memory itself.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// How many chunks the kernel has to receive in.
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.filled as usize
+    }
+
+    /// How many chunks the kernel has that are to be sent, or have been and are still to be taken.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.unsent as usize
+    }
+
+    /// How many descriptors of the kernel's made no sense. None ever should.
+    #[must_use]
+    pub fn invalid(&self) -> u64 {
+        self.invalid
+    }
+
+    /// What the kernel counts (`struct xdp_statistics`; the last three since Linux 5.9).
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn statistics(&self) -> io::Result<XdpStatistics> {
+        sockopt::xdp_statistics(&self.fd).map_err(errno("XDP_STATISTICS"))
+    }
+
+    /// Has system calls on the socket poll the device instead of waiting for its interrupts (`SO_PREFER_BUSY_POLL`,
+    /// Linux 5.11): for `micros`, and at most `budget` frames at a time. 0 microseconds end it.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN.
+    pub fn set_busy_poll(&self, micros: u32, budget: u16) -> io::Result<()> {
+        super::rings::set_busy_poll(self.fd.as_fd(), micros, budget)
+    }
+
+    /// Closes it. The chunks that the kernel has are [`Lent`] still.
+    ///
+    /// The kernel waits for the driver, some 10 ms: not on a worker.
+    pub fn close(self) -> Lent {
+        let rings = [self.receiving, self.sending];
+        let umem = Arc::clone(&self.umem);
+        Lent { umem, rings, zero_copy: self.zero_copy }
+    }
+}
+
+impl AsFd for XdpSocket {
+    /// Readable when frames are there to be received, writable when the transmit ring is at most half full.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Chunks that a closed socket has left in the kernel.
+#[derive(Debug)]
+#[must_use = "chunks that are not taken back are lost"]
+pub struct Lent {
+    umem: Arc<Umem>,
+    rings: [u64; 2],
+    zero_copy: bool,
+}
+
+impl Lent {
+    /// True when the device may still write to them: it ends with the next socket for the queue that opens, or some time
+    /// after the last descriptor was closed (`xp_release_deferred`), for which the kernel has no sign.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Takes them back. No other descriptor of the socket may be open, in whatever process.
+    pub fn take_back(self, free: &mut Vec<Chunk>) {
+        self.umem.take_all(self.rings, free);
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, flags, None).map_err(errno("socket"))
+}
+
+pub(super) fn errno(what: &'static str) -> impl Fn(Errno) -> io::Error {
+    move |error| step(what)(error.into())
+}

@@ -1,0 +1,120 @@
+//! Who has a device, and what is left behind.
+use super::*;
+
+fn program() -> Program {
+    Program::everything(&XskMap::new(1).unwrap()).unwrap()
+}
+
+fn attached(device: u32) -> Option<XdpMode> {
+    Netlink::new().unwrap().xdp_program(device).unwrap().map(|program| program.mode)
+}
+
+#[test]
+fn another_program_is_refused_by_its_name() {
+    inside(|| {
+        let (near, _) = pair("a", "b", 1500);
+        for (first, mode) in [(Want::Native, "native"), (Want::Generic, "generic")] {
+            let other = Attachment::new(&program(), near, first).unwrap();
+            for want in [Want::Auto, Want::Native, Want::Generic] {
+                let error = Attachment::new(&program(), near, want).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+                let text = error.to_string();
+                assert!(text.starts_with("a has an XDP program already: weft_xdp_all (id "), "{text}");
+                assert!(text.ends_with(&format!("), {mode}")), "{text}");
+            }
+            assert_eq!(attached(near), Some(other.mode()));
+            drop(other);
+            assert_eq!(attached(near), None);
+        }
+        assert!(Attachment::new(&program(), 9999, Want::Auto).is_err());
+    });
+}
+
+#[test]
+fn a_device_whose_driver_cannot_gets_it_generic() {
+    inside(|| {
+        let lo = Netlink::new().unwrap().link_by_name("lo").unwrap().unwrap().index;
+        let attachment = Attachment::new(&program(), lo, Want::Auto).unwrap();
+        assert_eq!(attachment.mode(), XdpMode::Generic);
+        assert!(attachment.native_refused().is_some());
+        drop(attachment);
+        assert!(Attachment::new(&program(), lo, Want::Native).is_err());
+    });
+}
+
+/// The link lives with its descriptors, here a second one as another process would have it.
+#[test]
+fn a_link_is_handed_on() {
+    inside(|| {
+        let (near, far) = pair("a", "b", 1500);
+        let attachment = Attachment::new(&program(), near, Want::Native).unwrap();
+        let second = attachment.as_fd().try_clone_to_owned().unwrap();
+        drop(attachment);
+        assert_eq!(attached(near), Some(XdpMode::Native));
+        let second = Attachment::adopt(second, near).unwrap();
+        assert_eq!(second.mode(), XdpMode::Native);
+        second.replace(&program()).unwrap();
+        let second = OwnedFd::from(second);
+        let wrong = Attachment::adopt(second.try_clone().unwrap(), far).unwrap_err();
+        assert_eq!(wrong.kind(), std::io::ErrorKind::InvalidInput);
+        let none =
+            Attachment::adopt(Umem::create(1, 4096).unwrap().0.as_fd().try_clone_to_owned().unwrap(), far);
+        assert!(none.is_err());
+        Netlink::new().unwrap().link_del(near).unwrap();
+        let gone = Attachment::adopt(second, near).unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+    });
+}
+
+/// Without a socket the kernel has the frames; and everything goes with the values.
+#[test]
+fn frames_without_a_socket_are_the_kernels() {
+    for want in [Want::Native, Want::Generic] {
+        inside(|| {
+            let (near, far) = pair("a", "b", 1500);
+            let (peer, kernel) = (Packets::new(far), Packets::new(near));
+            let mut port = Port::new(near, want, &XdpOptions::default());
+            peer.send(&frame(1, 100));
+            assert_eq!(port.receive().unwrap(), frame(1, 100));
+            assert_eq!(kernel.try_receive(), None);
+            port.map.remove(0).unwrap();
+            port.map.remove(0).unwrap();
+            peer.send(&frame(2, 100));
+            assert_eq!(kernel.receive().unwrap(), frame(2, 100));
+            port.map.set(0, port.socket.as_fd()).unwrap();
+            peer.send(&frame(3, 100));
+            assert_eq!(port.receive().unwrap(), frame(3, 100));
+            let Port { socket, free, map: _map, attachment } = port;
+            // A socket that is closed is no longer in the map.
+            drop((socket, free));
+            peer.send(&frame(4, 100));
+            assert_eq!(kernel.receive().unwrap(), frame(4, 100));
+            drop(attachment);
+            assert_eq!(attached(near), None);
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    inside(|| {
+        let (near, _) = pair("a", "b", 1500);
+        let (umem, mut free) = Umem::create(CHUNKS, 4096).unwrap();
+        let mut kind = |queue, options: &XdpOptions| {
+            let error = XdpSocket::open(&umem, near, queue, options, &mut free).unwrap_err();
+            all_there(&free);
+            error.kind()
+        };
+        let odd = XdpOptions { rx: 100, ..XdpOptions::default() };
+        assert_eq!(kind(0, &odd), std::io::ErrorKind::InvalidInput);
+        assert_eq!(kind(7, &XdpOptions::default()), std::io::ErrorKind::InvalidInput);
+        let zero = XdpOptions { copy: CopyMode::ZeroCopy, ..XdpOptions::default() };
+        assert_eq!(kind(0, &zero), std::io::ErrorKind::Unsupported);
+        let auto = XdpOptions { copy: CopyMode::Auto, ..XdpOptions::default() };
+        assert!(!XdpSocket::open(&umem, near, 0, &auto, &mut free).unwrap().is_zero_copy());
+    });
+    for (count, size) in [(0, 4096), (1, 1024), (1, 8192), (1 << 20, 4096)] {
+        let error = Umem::create(count, size).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
