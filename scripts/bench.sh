@@ -5,7 +5,7 @@
 #   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni, idle, scale)
 #   --rounds N       rounds; the first does not count (default: 6)
 #   --seconds N      length of one measurement (default: 3)
-#   --peers A,B      only these beside weft: kernel, ovs, ovs-tso, ovs-afxdp, plain
+#   --peers A,B      only these beside weft: kernel, ovs, ovs-tso, ovs-afxdp, plain, weft-afxdp
 #   --works A,B      only works whose names start so: tcp1, tcp4, tcp8, udp1400, udp64, rr, crr, cni, idle, scale
 #   --json FILE      writes [{"work","unit","better","medians":{…},"spread":{…},"ratio_to_kernel"}]
 #   --markdown FILE  writes the table
@@ -14,6 +14,7 @@
 # kernel     bridge + veth; bridge + VXLAN as flannel sets it up
 # ovs        Open vSwitch, userspace datapath, TAP ports, as its manual sets it up; ovs-tso: with userspace-tso-enable;
 #            ovs-afxdp: pods and uplinks on AF_XDP ports
+# weft-afxdp weft with its pods on AF_XDP ports
 # plain      two TAP devices without vnet header and a copy loop (one node only): what a vnet header is worth
 #
 # Names of works: tcp4-across-cut-reno is 4 TCP streams across nodes with reno, over an underlay that cuts to its MTU as a
@@ -30,7 +31,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-PEERS=kernel,ovs,ovs-tso,ovs-afxdp,plain
+PEERS=kernel,ovs,ovs-tso,ovs-afxdp,weft-afxdp,plain
 ROUNDS=6 SECONDS_EACH=3 ARGS=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -98,6 +99,7 @@ for peer in ${PEERS//,/ }; do
 	ovs) add ovs ovs-nodes ;;
 	ovs-tso) add ovs-tso ovs-tso ;;
 	ovs-afxdp) add ovs-afxdp ovs-afxdp ;;
+	weft-afxdp) add weft-afxdp weft-afxdp ;;
 	plain) add plain plain-node ;;
 	*) die "--peers: there is no $peer (see --help)" ;;
 	esac

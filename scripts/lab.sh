@@ -40,6 +40,7 @@ topologies() {
 	cat <<-'EOF'
 		one-node      one weft node
 		two-nodes     two weft nodes, joined by an underlay (a veth pair with all offloads on)
+		weft-afxdp    the same, pods on AF_XDP ports
 		kernel-peer   n1 is a weft node, n2 a node of kernel bridge + VXLAN, set up as flannel does
 		kernel-nodes  n1 and n2 are nodes of kernel bridge + VXLAN: what weft is compared with
 		ovs-nodes     n1 and n2 are nodes of Open vSwitch in userspace, pods on TAP ports, VXLAN between them
@@ -66,7 +67,7 @@ main() {
 # ---------------------------------------------------------------- up
 
 up() {
-	PODS=2 IPV6='' MTU=1500 LOCAL_MTU='' UNDERLAY6='' CC='' KEEPER=''
+	PODS=2 IPV6='' MTU=1500 LOCAL_MTU='' UNDERLAY6='' CC='' KEEPER='' PORT_TYPE=''
 	local topology=${1:-}
 	[ -n "$topology" ] || die "up needs a topology: $(topologies | awk '{ printf "%s ", $1 }')"
 	shift
@@ -89,6 +90,7 @@ up() {
 	case $topology in
 	one-node) kinds=(weft) ;;
 	two-nodes) kinds=(weft weft) ;;
+	weft-afxdp) kinds=(weft weft) PORT_TYPE=afxdp ;;
 	kernel-peer) kinds=(weft kernel) ;;
 	kernel-nodes) kinds=(kernel kernel) ;;
 	ovs-nodes) kinds=(ovs ovs) OVS=tap ;;
@@ -154,7 +156,7 @@ make_nodes() {
 	for n in "${!kinds[@]}"; do
 		ns_add "$(node_ns $((n + 1)))"
 		mkdir -p "$RUN/$LAB/n$((n + 1))"
-		echo "${kinds[n]}" >"$RUN/$LAB/n$((n + 1))/kind"
+		echo "${kinds[n]}${PORT_TYPE:+-$PORT_TYPE}" >"$RUN/$LAB/n$((n + 1))/kind"
 	done
 	if [ ${#kinds[@]} = 2 ]; then
 		ip -n "$(node_ns 1)" link add eth0 mtu "$MTU" type veth peer name eth0 mtu "$MTU" netns "$(node_ns 2)"
@@ -211,9 +213,11 @@ weft_ready() {
 }
 
 network_conf() {
+	local type=''
+	[ -z "$PORT_TYPE" ] || type=", \"portType\": \"$PORT_TYPE\""
 	cat <<-EOF
 		{"cniVersion": "1.0.0", "name": "lab", "type": "weft-cni",
-		 "socket": "$dir/run/cni.sock", "queueDir": "$dir/state/cni-del"}
+		 "socket": "$dir/run/cni.sock", "queueDir": "$dir/state/cni-del"$type}
 	EOF
 }
 
@@ -316,7 +320,7 @@ hints() {
 	local lab=$1 flag='' look=''
 	[ "$lab" = weft ] || flag="--lab $lab "
 	case $(cat "$RUN/$lab/n1/kind" 2>/dev/null) in
-	weft) look="weft show" ;;
+	weft*) look="weft show" ;;
 	kernel) look="bridge link" ;;
 	ovs) look="ovs-vsctl --db=unix:$RUN/$lab/n1/db.sock show" ;;
 	esac

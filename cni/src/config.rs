@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use weft_api::DEFAULT_CNI_SOCKET;
 use weft_api::MacAddr;
+use weft_api::PortKind;
 use weft_api::cni::{CniError, ContainerInterface, DEFAULT_DEL_QUEUE, code};
 
 use crate::env::{Args, Verb, is_identifier, parse_ip, parse_mac};
@@ -27,6 +28,7 @@ pub(crate) struct Config {
     /// Bridge to join; absent: the daemon's default.
     pub(crate) bridge: Option<String>,
     mtu: Option<u32>,
+    port_type: Option<String>,
     ipam: Option<IpamConfig>,
     dns: Option<Dns>,
     runtime_config: Option<RuntimeConfig>,
@@ -131,6 +133,15 @@ impl Config {
     /// Where DELs wait while the daemon is down: configuration, environment, default.
     pub(crate) fn queue_dir(&self) -> PathBuf {
         path_or_env(self.queue_dir.as_deref(), "WEFT_CNI_QUEUE_DIR", DEFAULT_DEL_QUEUE)
+    }
+
+    /// What the pod's port is to be made of.
+    pub(crate) fn port_type(&self) -> Result<PortKind, CniError> {
+        match self.port_type.as_deref() {
+            None | Some("tap") => Ok(PortKind::Tap),
+            Some("afxdp") => Ok(PortKind::Afxdp),
+            Some(other) => Err(invalid(format!("portType `{other}`; expected tap or afxdp"))),
+        }
     }
 
     /// MTU asked for; 0 means none, as with the reference plugins.

@@ -92,6 +92,7 @@ pub fn examine(variable: impl Fn(&str) -> String, stdin: &[u8]) -> Result<(), Va
         config.refuse_unsupported()?;
         config.wanted_mac(&args)?;
         config.wanted_ips(&args)?;
+        config.port_type()?;
         if let Some(prev) = config.prev_result()? {
             let _ = (prev.port(&call.env.ifname), prev.delegated_ips(), prev.routes());
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cni::Cni;
 use crate::ns::{Namespace, output, signal};
@@ -291,7 +291,12 @@ impl Node {
 
     /// A pod wired in by the plugin.
     pub fn pod(&self, name: &str) -> Result<Pod> {
-        Pod::wire(self, name)
+        Pod::wire(name, &self.cni())
+    }
+
+    /// The same with an AF_XDP port.
+    pub fn xdp_pod(&self, name: &str) -> Result<Pod> {
+        Pod::wire(name, &self.cni().with(json!({ "portType": "afxdp" })))
     }
 
     /// Shows whether a network namespace (a name, or a process in it) lives on: of a pair of devices one is put into it,
@@ -350,10 +355,10 @@ pub struct Pod {
 }
 
 impl Pod {
-    fn wire(node: &Node, name: &str) -> Result<Self> {
+    fn wire(name: &str, cni: &Cni<'_>) -> Result<Self> {
         let ns = Namespace::new(name)?;
         let id = ns.name().to_owned();
-        let result = node.cni().add(&id, &ns.path())?;
+        let result = cni.add(&id, &ns.path())?;
         Ok(Pod { ns, id, result })
     }
 

@@ -6,24 +6,30 @@ use weft_tests::traffic::ping;
 use weft_tests::{Lab, Namespace, Node, Options, Result, as_root, bail, ensure, eventually};
 
 /// CHOWN, DAC_OVERRIDE, NET_ADMIN, NET_RAW, SYS_PTRACE, SYS_ADMIN (`linux/capability.h`).
-const KEPT: &str = "0000000000283003";
+const KEPT: u64 = 0x283003;
+/// IPC_LOCK: kept besides where the limit of locked memory could not be raised.
+const IPC_LOCK: u64 = 1 << 14;
 const NONE: &str = "0000000000000000";
 
 /// Fails unless every thread has what it should have and no more.
 fn check_threads(node: &Node) -> Result<()> {
     let mut workers = 0;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid()))?;
+    let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap_or_default();
+    let is_bounded = locked.split_whitespace().nth(3).is_none_or(|soft| soft != "unlimited");
+    let kept = format!("{:016x}", KEPT | if is_bounded { IPC_LOCK } else { 0 });
     let status = node.weft_json(&["status"])?;
     for task in std::fs::read_dir(format!("/proc/{}/task", status["pid"]))?.flatten() {
         // Helper threads come and go.
         let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
         let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t"));
         let worker = field("Name").is_some_and(|name| name.starts_with("weft-w") && name != "weft-watch");
-        let (capabilities, filter) = if worker { (NONE, "2") } else { (KEPT, "0") };
+        let (capabilities, filter) = if worker { (NONE, "2") } else { (kept.as_str(), "0") };
         let wanted = [
             ("CapInh", NONE),
             ("CapPrm", capabilities),
             ("CapEff", capabilities),
-            ("CapBnd", KEPT),
+            ("CapBnd", &kept),
             ("CapAmb", NONE),
             ("NoNewPrivs", "1"),
             ("Seccomp", filter),

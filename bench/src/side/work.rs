@@ -81,6 +81,10 @@ impl Work {
         match self.kind {
             Kind::Cni { .. } | Kind::Scale(Scale::Flows(_)) => Some(&["weft", "kernel"]),
             Kind::Idle | Kind::Scale(_) => Some(&["weft"]),
+            // What AF_XDP ports are compared by is among the others.
+            Kind::Tcp { streams: 2.., .. } | Kind::UdpGso | Kind::Connections => {
+                Some(&["weft", "kernel", "ovs", "plain"])
+            }
             _ => None,
         }
     }

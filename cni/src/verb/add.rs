@@ -34,6 +34,7 @@ pub(crate) fn run(call: &Call) -> Result<Value, CniError> {
         bridge: call.config.bridge.clone(),
         mac,
         mtu: call.config.mtu(),
+        kind: call.config.port_type()?,
         ipam,
         pod_namespace: args.pod_namespace,
         pod_name: args.pod_name,

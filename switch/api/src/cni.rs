@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_encap::MacAddr;
 
-use crate::port::PodRoute;
+use crate::port::{PodRoute, PortKind};
 
 /// Where DELs wait for the daemon unless told otherwise.
 pub const DEFAULT_DEL_QUEUE: &str = "/var/lib/weft/cni-del";
@@ -153,6 +153,9 @@ pub struct Attach {
     /// MTU asked for in the network's configuration.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// What the port is to be made of (`portType`): `tap` or `afxdp`. An older daemon knows only the first, unsaid.
+    #[serde(default, skip_serializing_if = "PortKind::is_default")]
+    pub kind: PortKind,
     /// Where addresses come from.
     pub ipam: Ipam,
     /// `namespace` and `pod` from CNI_ARGS, when a kubelet asks.

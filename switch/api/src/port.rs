@@ -40,16 +40,31 @@ pub enum PortKind {
     /// A TAP device in a namespace (or in the host's).
     #[default]
     Tap,
+    /// A veth pair whose host's end is an AF_XDP socket of the switch.
+    Afxdp,
     /// The node's own port in the host namespace (`weft0`); made by the daemon.
     Internal,
     /// A layer-2 VXLAN segment stretched to `remotes`.
     Vxlan,
 }
 
+impl PortKind {
+    /// True for what is meant where no type is named.
+    pub fn is_default(&self) -> bool {
+        *self == PortKind::default()
+    }
+
+    /// True for ports that pods have.
+    pub const fn is_pods(self) -> bool {
+        matches!(self, PortKind::Tap | PortKind::Afxdp)
+    }
+}
+
 impl fmt::Display for PortKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PortKind::Tap => "tap",
+            PortKind::Afxdp => "afxdp",
             PortKind::Internal => "internal",
             PortKind::Vxlan => "vxlan",
         })
@@ -62,9 +77,10 @@ impl FromStr for PortKind {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "tap" => Ok(PortKind::Tap),
+            "afxdp" => Ok(PortKind::Afxdp),
             "internal" => Ok(PortKind::Internal),
             "vxlan" => Ok(PortKind::Vxlan),
-            _ => Err(format!("`{text}` is not a port type; expected tap or vxlan")),
+            _ => Err(format!("`{text}` is not a port type; expected tap, afxdp or vxlan")),
         }
     }
 }
@@ -218,8 +234,24 @@ pub struct PortInfo {
     pub local_mtu: Option<u32>,
     /// Offloads the kernel accepted.
     pub offloads: Vec<String>,
+    /// `afxdp` only: how frames get there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpInfo>,
     /// Traffic, seen from the switch.
     pub counters: PortCounters,
+}
+
+/// How frames of an AF_XDP port get to the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct XdpInfo {
+    /// The host's end of the veth pair.
+    pub device: String,
+    /// Where the program runs: `native` (in the driver) or `generic`.
+    pub mode: String,
+    /// The device reads and writes the memory itself; else the kernel copies.
+    pub zero_copy: bool,
+    /// Memory of the port, in bytes, all of it locked.
+    pub memory: u64,
 }
 
 /// Counters of a port since it was made. `rx` is what the switch received from the port.

@@ -121,8 +121,9 @@ pub fn run(
     log: &LogHandle,
     inherited: Vec<(String, OwnedFd)>,
 ) -> anyhow::Result<()> {
+    // Before capabilities are dropped: one of them may raise limits.
+    raise_limits();
     privilege::drop_all_but_needed()?;
-    raise_descriptor_limit();
     let mut taken = if args.take_over { handover::take(&config.run_dir)? } else { None };
     let signs = Signs::take(&config, taken.as_mut())?;
     let access = access(&config)?;
@@ -465,13 +466,15 @@ fn workers(config: &Config) -> usize {
     }
 }
 
-fn raise_descriptor_limit() {
+fn raise_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(DESCRIPTORS);
     if limit.current.is_some_and(|current| current < wanted) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
+    // Memory of AF_XDP ports is locked. In a container without CAP_SYS_RESOURCE the limit stays.
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
 /// Who may use the control socket.

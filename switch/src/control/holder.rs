@@ -15,12 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use weft_api::PortKind;
 use weft_sys::notify::{MOST_NAMES, barrier, is_managed, names_len, notify_with_fds};
 use weft_sys::tunnel_gso::TunnelGso;
 
 use super::publish::Devices;
 use crate::port::underlay::SocketRole;
-use crate::port::{TapDevice, Underlay};
+use crate::port::{Device, TapDevice, Underlay, XdpDevice};
 
 /// How long the manager may take to close what it was told to let go of.
 const CLOSING: Duration = Duration::from_millis(300);
@@ -45,6 +46,7 @@ pub struct Holder {
 #[derive(Clone, Debug)]
 enum Of {
     Tap(Weak<TapDevice>),
+    Xdp(Weak<XdpDevice>),
     Underlay(Weak<Underlay>),
     TunnelGso(Weak<TunnelGso>),
     /// What the last run left and nobody has asked for.
@@ -55,6 +57,7 @@ impl Of {
     fn is(&self, other: &Of) -> bool {
         match (self, other) {
             (Of::Tap(a), Of::Tap(b)) => a.ptr_eq(b),
+            (Of::Xdp(a), Of::Xdp(b)) => a.ptr_eq(b),
             (Of::Underlay(a), Of::Underlay(b)) => a.ptr_eq(b),
             (Of::TunnelGso(a), Of::TunnelGso(b)) => a.ptr_eq(b),
             _ => false,
@@ -66,8 +69,19 @@ impl Of {
 pub const TUNNEL_GSO: &str = "tunnel-gso";
 
 /// The name under which a queue of a port is held.
-pub fn tap_name(port: &str, queue: usize) -> String {
+fn tap_name(port: &str, queue: usize) -> String {
     format!("tap-{port}-{queue}")
+}
+
+/// The names under which the descriptors of a port's device are held, in the device's order.
+pub fn port_names(port: &str, kind: PortKind, queues: u8) -> Vec<String> {
+    match kind {
+        PortKind::Tap | PortKind::Internal => {
+            (0..usize::from(queues.max(1))).map(|queue| tap_name(port, queue)).collect()
+        }
+        PortKind::Afxdp => ["socket", "memory", "program"].map(|part| format!("xdp-{port}-{part}")).into(),
+        PortKind::Vxlan => Vec::new(),
+    }
 }
 
 /// The name under which a socket of the underlay on UDP port `port` is held.
@@ -187,16 +201,20 @@ impl Holder {
     }
 
     /// A descriptor that came back is in use, as it was: it need not be sent again.
-    pub fn keeps_tap(&mut self, name: String, device: &Arc<TapDevice>) {
-        self.keeps(name, Of::Tap(Arc::downgrade(device)));
+    pub fn keeps_device(&mut self, name: String, device: &Device) {
+        match device {
+            Device::Tap(tap) => self.keeps(name, Of::Tap(Arc::downgrade(tap))),
+            Device::Xdp(xdp) => self.keeps(name, Of::Xdp(Arc::downgrade(xdp))),
+            Device::Mem(_) | Device::Segment(_) => {}
+        }
     }
 
-    /// As [`Holder::keeps_tap`], for a socket.
+    /// As [`Holder::keeps_device`], for a socket.
     pub fn keeps_socket(&mut self, name: String, underlay: &Arc<Underlay>) {
         self.keeps(name, Of::Underlay(Arc::downgrade(underlay)));
     }
 
-    /// As [`Holder::keeps_tap`], for the device by which superframes leave whole.
+    /// As [`Holder::keeps_device`], for the device by which superframes leave whole.
     pub fn keeps_tunnel_gso(&mut self, device: &Arc<TunnelGso>) {
         self.keeps(TUNNEL_GSO.to_owned(), Of::TunnelGso(Arc::downgrade(device)));
     }
@@ -247,9 +265,20 @@ pub fn duplicates(devices: &Devices) -> io::Result<Vec<(String, OwnedFd)>> {
 /// Everything that is open, by the name under which it is to be held.
 fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
     let mut all = BTreeMap::new();
-    for (port, device) in &devices.taps {
-        for (number, queue) in device.queues().iter().enumerate().filter(|_| !device.is_lost()) {
-            all.insert(tap_name(port, number), (Of::Tap(Arc::downgrade(device)), queue.as_fd()));
+    for (port, device) in &devices.ports {
+        match device {
+            Device::Tap(tap) if !tap.is_lost() => {
+                for (number, queue) in tap.queues().iter().enumerate() {
+                    all.insert(tap_name(port, number), (Of::Tap(Arc::downgrade(tap)), queue.as_fd()));
+                }
+            }
+            Device::Xdp(xdp) => {
+                let names = port_names(port, PortKind::Afxdp, 1);
+                for (name, part) in names.into_iter().zip(xdp.descriptors()) {
+                    all.insert(name, (Of::Xdp(Arc::downgrade(xdp)), part));
+                }
+            }
+            Device::Tap(_) | Device::Mem(_) | Device::Segment(_) => {}
         }
     }
     for (port, underlay) in &devices.underlays {

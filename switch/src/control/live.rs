@@ -9,27 +9,28 @@ mod held;
 /// The device by which superframes leave whole.
 mod whole;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_api::{ApiError, Code};
+use weft_api::port::XdpInfo;
+use weft_api::{ApiError, Code, PortKind};
 use weft_sys::netns::{NAMED_DIR, Netns, NsId};
 
 use super::effects::host::{HostNetwork, HostSpec, record_path};
-use super::effects::port::{self, LivePort};
-use super::effects::{EffectError, underlay};
+use super::effects::port::{self, DeviceSpec, LivePort};
+use super::effects::{EffectError, underlay, veth};
 use super::engine::PodNetns;
 use super::holder::{self, Holder};
 use super::plan::{Step, device};
 use super::publish::Devices;
 use super::state::{NetnsRecord, PortRecord, State, TapRecord};
 use super::watch::{self, NetnsName};
-use crate::port::Underlay;
 use crate::port::underlay::UnderlayConfig;
+use crate::port::{Device, Underlay};
 use whole::Whole;
 
 /// How long a device of the same name that is just being closed is waited for.
@@ -213,7 +214,11 @@ impl Live {
                 Err(error) => return Return::Lost(format!("its namespace cannot be opened: {error}")),
             },
         };
-        let opened = match port::reattach(&spec, &netns) {
+        let attached = match record.spec.kind {
+            PortKind::Afxdp => veth::reattach(&record.spec.name, &spec, &netns),
+            _ => port::reattach(&spec, &netns),
+        };
+        let opened = match attached {
             // Of the daemon's own namespace, links may well be gone with a boot.
             Err(EffectError::Missing(_)) if record.netns.is_none() => port::create(&spec, &netns),
             Err(EffectError::Missing(_)) if record.tap.is_none() => return Return::Gone,
@@ -337,10 +342,50 @@ impl Live {
             .collect()
     }
 
+    /// How frames get to each port with an AF_XDP socket, by name.
+    pub fn xdp(&self) -> BTreeMap<String, XdpInfo> {
+        let of = |(name, open): (&String, &Open)| {
+            let Device::Xdp(xdp) = &open.live.device else { return None };
+            let info = XdpInfo {
+                device: veth::host_name(name),
+                mode: xdp.mode().to_string(),
+                zero_copy: xdp.is_zero_copy(),
+                memory: xdp.memory() as u64,
+            };
+            Some((name.clone(), info))
+        };
+        self.ports.iter().filter_map(of).collect()
+    }
+
+    /// Ports with an AF_XDP socket whose link is gone, of which the socket does not tell.
+    pub fn without_link(&self) -> Vec<String> {
+        let sockets = self.ports.iter().filter_map(|(name, open)| match &open.live.device {
+            Device::Xdp(xdp) => Some((name, xdp.device())),
+            _ => None,
+        });
+        let mut sockets = sockets.peekable();
+        if sockets.peek().is_none() {
+            return Vec::new();
+        }
+        let present = weft_sys::link::Netlink::new().and_then(|mut netlink| netlink.link_list());
+        let Ok(present) = present else { return Vec::new() };
+        let present: BTreeSet<u32> = present.into_iter().map(|link| link.index).collect();
+        sockets.filter(|(_, device)| !present.contains(device)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Lets ports go on where the process before has stopped that handed them over. Those that cannot are named.
+    pub fn activate(&self) -> Vec<(String, io::Error)> {
+        let one = |(name, open): (&String, &Open)| match &open.live.device {
+            Device::Xdp(xdp) => xdp.activate().err().map(|error| (name.clone(), error)),
+            _ => None,
+        };
+        self.ports.iter().filter_map(one).collect()
+    }
+
     /// What the snapshot is built from.
     pub fn devices(&self) -> Devices {
-        let taps = self.ports.iter().map(|(name, open)| (name.clone(), Arc::clone(&open.live.device)));
-        Devices { taps: taps.collect(), underlays: self.underlays.clone(), tunnel_gso: self.tunnel_gso() }
+        let ports = self.ports.iter().map(|(name, open)| (name.clone(), open.live.device.clone()));
+        Devices { ports: ports.collect(), underlays: self.underlays.clone(), tunnel_gso: self.tunnel_gso() }
     }
 
     /// The host's network, for the status and the firewall's upkeep.
@@ -399,7 +444,7 @@ impl Live {
         self.make_room(id, &spec.ifname, aside);
         let deadline = Instant::now() + CLOSING;
         let live = loop {
-            match port::create(&spec, &netns) {
+            match make(record, &spec, &netns) {
                 Err(EffectError::Exists(_))
                     if self.is_closing(id, &spec.ifname) && Instant::now() < deadline =>
                 {
@@ -554,8 +599,16 @@ pub fn refusal(of: &str, error: &EffectError) -> ApiError {
     ApiError::new(code, format!("{of}{error}"))
 }
 
+/// Makes the device of a port.
+fn make(record: &PortRecord, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+    match record.spec.kind {
+        PortKind::Afxdp => veth::create(&record.spec.name, spec, netns),
+        _ => port::create(spec, netns),
+    }
+}
+
 fn is_internal(record: &PortRecord) -> bool {
-    record.spec.kind == weft_api::PortKind::Internal
+    record.spec.kind == PortKind::Internal
 }
 
 /// The path of a namespace that a spec names: what to look at when its name may be gone.

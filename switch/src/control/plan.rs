@@ -13,7 +13,7 @@ use weft_api::PortKind;
 use weft_api::transaction::Via;
 
 use super::effects::host::HostSpec;
-use super::effects::port::TapSpec;
+use super::effects::port::DeviceSpec;
 use super::state::{PortRecord, State, VXLAN_PORT};
 use crate::port::underlay::UnderlayConfig;
 
@@ -93,7 +93,7 @@ impl Step {
 }
 
 /// The device that a port's record asks for; `None` for a segment, which has none.
-pub fn device(state: &State, record: &PortRecord) -> Option<TapSpec> {
+pub fn device(state: &State, record: &PortRecord) -> Option<DeviceSpec> {
     let spec = &record.spec;
     if spec.kind == PortKind::Vxlan {
         return None;
@@ -101,7 +101,7 @@ pub fn device(state: &State, record: &PortRecord) -> Option<TapSpec> {
     let bridges = state.port_mtu(&spec.bridge);
     let (mtu, elsewhere) = (record.device_mtu(bridges), spec.mtu.unwrap_or(bridges));
     let subnets = state.bridges.get(&spec.bridge).filter(|_| mtu > elsewhere);
-    Some(TapSpec {
+    Some(DeviceSpec {
         ifname: record.ifname().to_owned(),
         mac: spec.mac.unwrap_or_default(),
         mtu,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::process::{Resource, getrlimit};
 use weft_sys::privilege::{self, CapabilitySet};
 
 /// Without these nothing works.
@@ -46,6 +47,10 @@ pub fn drop_all_but_needed() -> Result<(), PrivilegeError> {
         if !has.contains(capability) {
             tracing::warn!("{} is missing: {without}", names(capability));
         }
+    }
+    // Where the memory of AF_XDP ports is bounded, and the limit could not be raised.
+    if getrlimit(Resource::Memlock).current.is_some() {
+        keep |= has & CapabilitySet::IPC_LOCK;
     }
     privilege::keep_only(keep)?;
     Ok(())

@@ -20,7 +20,7 @@ use weft_encap::Vni;
 use weft_sys::tunnel_gso::TunnelGso;
 
 use super::state::{PortRecord, State};
-use crate::port::{Device, TapDevice, Underlay};
+use crate::port::{Device, Underlay};
 use crate::table::{
     BridgeSlot, Epoch, Generation, Guard, MAX_PEERS, MAX_PORTS, PeerSlot, Port, PortSlot, Ports, Role,
     Snapshot,
@@ -34,8 +34,8 @@ const MAX_BRIDGES: usize = super::transaction::MAX_BRIDGES + 1;
 /// Open devices, as the live half of the engine holds them.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
-    /// TAPs by port name.
-    pub taps: BTreeMap<String, Arc<TapDevice>>,
+    /// Those of ports, by the port's name.
+    pub ports: BTreeMap<String, Device>,
     /// Sockets by UDP port.
     pub underlays: BTreeMap<u16, Arc<Underlay>>,
     /// By which superframes leave whole.
@@ -111,7 +111,7 @@ impl Publisher {
     ) -> Result<Arc<Snapshot>, Full> {
         let epoch = self.last.epoch + 1;
         let forwards = |(name, port): &(&String, &Arc<PortRecord>)| {
-            port.spec.kind == PortKind::Vxlan || devices.taps.contains_key(*name)
+            port.spec.kind == PortKind::Vxlan || devices.ports.contains_key(*name)
         };
         let present = state.ports.iter().filter(forwards).map(|(name, _)| name.clone());
         self.ports.assign(present, epoch, acknowledged)?;
@@ -189,7 +189,7 @@ impl Publisher {
         let spec = &record.spec;
         let device = match spec.kind {
             PortKind::Vxlan => Device::Segment(Arc::new(self.segment_peers(spec))),
-            PortKind::Tap | PortKind::Internal => Device::Tap(Arc::clone(devices.taps.get(&spec.name)?)),
+            PortKind::Tap | PortKind::Afxdp | PortKind::Internal => devices.ports.get(&spec.name)?.clone(),
         };
         let mut trunks = spec.trunks.clone();
         trunks.sort();
@@ -199,7 +199,7 @@ impl Publisher {
             name: spec.name.as_str().into(),
             bridge: self.bridge_slot(&spec.bridge)?,
             role: match spec.kind {
-                PortKind::Tap => Role::Pod,
+                PortKind::Tap | PortKind::Afxdp => Role::Pod,
                 PortKind::Internal => Role::Node,
                 PortKind::Vxlan => Role::Segment,
             },
@@ -208,7 +208,7 @@ impl Publisher {
             mtu: record.device_mtu(state.port_mtu(&spec.bridge)),
             tag: spec.tag,
             trunks,
-            guard: (spec.guard && spec.kind == PortKind::Tap).then(|| guard(spec)),
+            guard: (spec.guard && spec.kind.is_pods()).then(|| guard(spec)),
             flood_pps: state.bridges.get(&spec.bridge).map_or(0, |bridge| bridge.flood_pps),
         })
     }
@@ -232,9 +232,8 @@ fn guard(spec: &PortSpec) -> Guard {
 
 fn same_port(a: &Port, b: &Port) -> bool {
     let same_device = match (&a.device, &b.device) {
-        (Device::Tap(a), Device::Tap(b)) => Arc::ptr_eq(a, b),
         (Device::Segment(a), Device::Segment(b)) => a == b,
-        _ => false,
+        (a, b) => a.is_same(b),
     };
     let key = |p: &Port| (p.slot, p.bridge, p.role, p.mac, p.mtu, p.tag, p.flood_pps);
     same_device && key(a) == key(b) && a.name == b.name && a.trunks == b.trunks && a.guard == b.guard

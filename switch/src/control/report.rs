@@ -103,6 +103,7 @@ impl Source for Reporter {
                     .local_mtu
                     .filter(|mtu| record.spec.mtu.is_some_and(|elsewhere| *mtu > elsewhere)),
                 offloads: view.offloads.get(name).cloned().unwrap_or_default(),
+                xdp: view.xdp.get(name).cloned(),
                 counters: PortCounters {
                     rx_frames: counters.rx_frames,
                     rx_bytes: counters.rx_bytes,

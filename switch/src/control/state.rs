@@ -307,7 +307,8 @@ impl State {
             let spec = &mut record.spec;
             if spec.mtu.is_none() {
                 record.mtu_follows = true;
-                record.local_mtu = self.bridges.get(&spec.bridge).and_then(|bridge| bridge.local_mtu);
+                let local = self.bridges.get(&spec.bridge).and_then(|bridge| bridge.local_mtu);
+                record.local_mtu = local.filter(|_| spec.kind != PortKind::Afxdp);
             }
             if record.mtu_follows {
                 spec.mtu = Some(self.port_mtu(&spec.bridge));

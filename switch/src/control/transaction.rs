@@ -193,7 +193,7 @@ fn add_fdb(state: &mut State, key: (String, Option<VlanId>, MacAddr), entry: Sta
         (PortKind::Vxlan, Some(remote)) if !port.spec.remotes.contains(&remote) => {
             return Err(invalid(format!("{remote} is none of the remotes of {}", entry.port)));
         }
-        (PortKind::Tap | PortKind::Internal, Some(_)) => {
+        (PortKind::Tap | PortKind::Afxdp | PortKind::Internal, Some(_)) => {
             return Err(invalid(format!(
                 "remote= goes with a vxlan port; {} is {}",
                 entry.port, port.spec.kind

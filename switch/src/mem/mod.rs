@@ -164,6 +164,15 @@ impl Frame {
         }
     }
 
+    /// Makes the frame longer by `bytes`, cut to what the buffer holds.
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) {
+        let end = self.len();
+        self.set_len(end + bytes.len());
+        let room = self.len() - end;
+        self.bytes_mut()[end..].copy_from_slice(&bytes[..room]);
+    }
+
     /// Replaces the content. `bytes` are cut to what the buffer holds.
     #[inline]
     pub fn fill(&mut self, bytes: &[u8]) {
@@ -297,6 +306,12 @@ impl Batch {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// How many more fit.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.frames.len())
     }
 
     /// True when no more fit.

@@ -15,6 +15,9 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_writev,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
+    // AF_XDP sockets: to have sent, or received, what is in the rings.
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
     libc::SYS_close,
     // Its poll.
     libc::SYS_epoll_ctl,

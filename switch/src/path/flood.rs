@@ -67,7 +67,7 @@ pub(super) fn run<S: Sink>(
                     copies.to(env, action(FlowTarget::Peer(peer.slot), tag, peer.mtu, flow_hash));
                 }
             }
-            Device::Tap(_) | Device::Mem(_) => {
+            Device::Tap(_) | Device::Xdp(_) | Device::Mem(_) => {
                 copies.to(env, action(FlowTarget::Port(*slot), tag, port.mtu, 0));
             }
         }

@@ -83,7 +83,7 @@ pub(super) fn ask<S: Sink>(env: &mut Env<'_, S>, bridge: &Bridge, router: &Route
                     send(env, Ingress::Peer(*peer), question);
                 }
             }
-            Device::Tap(_) | Device::Mem(_) => send(env, Ingress::Port(port.slot), question),
+            Device::Tap(_) | Device::Xdp(_) | Device::Mem(_) => send(env, Ingress::Port(port.slot), question),
         }
     }
 }

@@ -8,6 +8,8 @@ pub mod mem;
 pub mod tap;
 /// UDP sockets that carry VXLAN.
 pub mod underlay;
+/// AF_XDP sockets.
+pub mod xdp;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,6 +21,7 @@ use weft_sys::tun::Offloads;
 pub use mem::MemDevice;
 pub use tap::TapDevice;
 pub use underlay::{Underlay, UnderlayConfig};
+pub use xdp::XdpDevice;
 
 use crate::mem::{Batch, Pool};
 use crate::table::PortSlot;
@@ -64,6 +67,8 @@ impl Refused {
 pub enum Device {
     /// A TAP device.
     Tap(Arc<TapDevice>),
+    /// A veth pair with an AF_XDP socket.
+    Xdp(Arc<XdpDevice>),
     /// Two in-process rings.
     Mem(Arc<MemDevice>),
     /// None of its own: a stretched segment, whose frames go to its peers.
@@ -75,6 +80,7 @@ impl Device {
     pub fn is_same(&self, other: &Device) -> bool {
         match (self, other) {
             (Device::Tap(a), Device::Tap(b)) => Arc::ptr_eq(a, b),
+            (Device::Xdp(a), Device::Xdp(b)) => Arc::ptr_eq(a, b),
             (Device::Mem(a), Device::Mem(b)) => Arc::ptr_eq(a, b),
             // Neither has a descriptor to watch.
             (Device::Segment(_), Device::Segment(_)) => true,
@@ -86,7 +92,7 @@ impl Device {
     pub fn queues(&self) -> usize {
         match self {
             Device::Tap(tap) => tap.queues().len(),
-            Device::Mem(_) => 1,
+            Device::Xdp(_) | Device::Mem(_) => 1,
             Device::Segment(_) => 0,
         }
     }
@@ -95,6 +101,7 @@ impl Device {
     pub fn descriptor(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         match self {
             Device::Tap(tap) => tap.descriptor(queue),
+            Device::Xdp(xdp) => Some(xdp.descriptor()),
             Device::Mem(mem) => Some(mem.descriptor()),
             Device::Segment(_) => None,
         }
@@ -105,6 +112,7 @@ impl Device {
     pub fn receive(&self, queue: usize, slot: PortSlot, pool: &mut Pool, batch: &mut Batch) -> Rx {
         match self {
             Device::Tap(tap) => tap.receive(queue, slot, pool, batch),
+            Device::Xdp(xdp) => xdp.receive(slot, pool, batch),
             Device::Mem(mem) => mem.receive(slot, pool, batch),
             Device::Segment(_) => Rx::Drained,
         }
@@ -119,8 +127,17 @@ impl Device {
     pub fn send(&self, worker: usize, frame: &[u8]) -> Result<(), Refused> {
         match self {
             Device::Tap(tap) => tap.send(worker, frame),
+            Device::Xdp(xdp) => xdp.send(frame),
             Device::Mem(mem) => mem.send(frame),
             Device::Segment(_) => Err(Refused::Down),
+        }
+    }
+
+    /// Has what was sent leave, where that takes a call for a whole batch.
+    #[inline]
+    pub fn flush(&self) {
+        if let Device::Xdp(xdp) = self {
+            xdp.flush();
         }
     }
 
@@ -130,7 +147,7 @@ impl Device {
         match self {
             Device::Tap(_) => Offloads::all(),
             Device::Mem(mem) => mem.accepts(),
-            Device::Segment(_) => Offloads::empty(),
+            Device::Xdp(_) | Device::Segment(_) => Offloads::empty(),
         }
     }
 
@@ -140,7 +157,7 @@ impl Device {
         match self {
             Device::Tap(tap) => tap.coalesces_udp(),
             Device::Mem(mem) => mem.accepts().contains(Offloads::USO),
-            Device::Segment(_) => false,
+            Device::Xdp(_) | Device::Segment(_) => false,
         }
     }
 

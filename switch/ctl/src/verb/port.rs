@@ -11,7 +11,7 @@ use crate::session::{Exit, Session, UsageError};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Settings:
-  type=tap|vxlan            what it is made of (tap)
+  type=tap|afxdp|vxlan      what it is made of (tap)
   netns=NAME|PATH|PID       namespace of the device; absent: the daemon's own
   ifname=NAME               name of the device in its namespace (eth0)
   mac=MAC                   its MAC

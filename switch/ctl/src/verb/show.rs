@@ -96,9 +96,17 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
     push("local-mtu", port.local_mtu.map(|mtu| mtu.to_string()));
     push("tag", spec.tag.map(|tag| tag.to_string()));
     push("trunks", listed(spec.trunks.iter().map(ToString::to_string).collect()));
-    push("guard", (spec.kind == PortKind::Tap && !spec.guard).then(|| "off".to_owned()));
+    push("guard", (spec.kind.is_pods() && !spec.guard).then(|| "off".to_owned()));
     push("queues", (spec.queues > 1).then(|| spec.queues.to_string()));
-    push("offloads", (spec.kind != PortKind::Vxlan).then(|| render::list(&port.offloads)));
+    let has_offloads = matches!(spec.kind, PortKind::Tap | PortKind::Internal);
+    push("offloads", has_offloads.then(|| render::list(&port.offloads)));
+    push(
+        "xdp",
+        port.xdp.as_ref().map(|xdp| {
+            let copies = if xdp.zero_copy { "zero-copy" } else { "copy" };
+            format!("{} {copies} at {}, {:.1} MB locked", xdp.mode, xdp.device, xdp.memory as f64 / 1e6)
+        }),
+    );
     push("vni", spec.vni.map(|vni| vni.to_string()));
     push("remote", listed(spec.remotes.iter().map(ToString::to_string).collect()));
     push("udp-port", spec.udp_port.map(|port| port.to_string()));

@@ -3,6 +3,7 @@
 //! that had an MTU below the device's must have one: without it TCP would offer what no other node can send.
 
 use ipnet::IpNet;
+use weft_api::PortKind;
 use weft_api::port::PodRoute;
 use weft_encap::MacAddr;
 use weft_sys::link::{Link, MAIN_TABLE, Netlink};
@@ -66,8 +67,9 @@ fn look_inside(port: &PortRecord, expected: &Expected) -> Result<(), String> {
 
 fn look_at_link(link: &Link, port: &PortRecord, expected: &Expected) -> Result<(), String> {
     let name = &link.name;
-    if link.kind.as_deref() != Some("tun") {
-        return Err(format!("interface {name} is not weft's TAP any more"));
+    let (kind, what) = if port.spec.kind == PortKind::Afxdp { ("veth", "veth") } else { ("tun", "TAP") };
+    if link.kind.as_deref() != Some(kind) {
+        return Err(format!("interface {name} is not weft's {what} any more"));
     }
     if let Some(mac) = expected.mac.or(port.spec.mac)
         && link.mac != Some(mac.0)

@@ -67,6 +67,7 @@ fn attach(id: &str, ipam: Ipam) -> Request {
         bridge: None,
         mac: None,
         mtu: None,
+        kind: PortKind::Tap,
         ipam,
         pod_namespace: Some("default".into()),
         pod_name: Some("web".into()),

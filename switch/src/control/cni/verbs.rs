@@ -7,12 +7,12 @@ use std::sync::Arc;
 use weft_api::cni::{
     Added, Attach, Attachment, CniError, ContainerInterface, DelegatedIp, Ipam, Reply, Request, code,
 };
-use weft_api::{ApiError, Code, Owner, PortKind, PortSpec};
+use weft_api::{ApiError, Code, Owner, PortSpec};
 use weft_sys::netns::Netns;
 use weft_sys::pathid::Dir;
 
 use super::check;
-use crate::control::effects::port::{TapSpec, pod_mtu};
+use crate::control::effects::port::{DeviceSpec, pod_mtu};
 use crate::control::engine::{Draft, Handle, HangUp, PodNetns, View, unix_now};
 use crate::control::ipam::{self, IpamError};
 use crate::control::plan;
@@ -226,8 +226,16 @@ fn status(view: &View, delegated_ipam: bool) -> Result<(), VerbError> {
 }
 
 /// Puts the port into the draft; with the device that it will have.
-fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<(Arc<PortRecord>, TapSpec), VerbError> {
-    let Attach { attachment, bridge, mac, mtu, ipam, pod_namespace, pod_name, .. } = attach;
+fn wire(
+    draft: &mut Draft,
+    attach: Attach,
+    netns: PodNetns,
+) -> Result<(Arc<PortRecord>, DeviceSpec), VerbError> {
+    let Attach { attachment, bridge, mac, mtu, kind, ipam, pod_namespace, pod_name, .. } = attach;
+    if !kind.is_pods() {
+        let message = format!("portType `{kind}`; expected tap or afxdp");
+        return Err(CniError::new(code::INVALID_CONFIG, message).into());
+    }
     let name = port_name(&attachment);
     if draft.state.ports.contains_key(&name) {
         let message = format!("container {} is being wired in by another call", attachment.container_id);
@@ -240,7 +248,7 @@ fn wire(draft: &mut Draft, attach: Attach, netns: PodNetns) -> Result<(Arc<PortR
         );
         return Err(CniError::new(code::INVALID_CONFIG, message).into());
     }
-    let mut spec = PortSpec::new(&name, &bridge, PortKind::Tap, Owner::Cni);
+    let mut spec = PortSpec::new(&name, &bridge, kind, Owner::Cni);
     match ipam {
         Ipam::BuiltIn { wanted } => {
             if bridge != draft.state.node.bridge {
@@ -303,7 +311,7 @@ fn port_name(attachment: &Attachment) -> String {
     format!("cni-{}", file.trim_end_matches(".json"))
 }
 
-fn added(port: &PortRecord, device: &TapSpec, delegated: &[DelegatedIp]) -> Added {
+fn added(port: &PortRecord, device: &DeviceSpec, delegated: &[DelegatedIp]) -> Added {
     let gateways = &device.gateways;
     let gateway_of = |ip: IpAddr| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ip.is_ipv4());
     let mut ips: Vec<DelegatedIp> = device

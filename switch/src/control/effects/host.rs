@@ -24,7 +24,7 @@ use weft_sys::sysctl::{self, Key};
 use super::EffectError;
 use super::forward::{self, ForeignForward};
 use super::nft::{self, NftSpec};
-use super::port::{TapSpec, ignore_existing, ignore_missing};
+use super::port::{DeviceSpec, ignore_existing, ignore_missing};
 
 mod record;
 
@@ -66,8 +66,8 @@ pub struct HostSpec {
 
 impl HostSpec {
     /// The device as a port. IPv6 is always possible on it, so its MTU is never below 1280.
-    pub fn tap(&self) -> TapSpec {
-        TapSpec {
+    pub fn tap(&self) -> DeviceSpec {
+        DeviceSpec {
             ifname: self.ifname.clone(),
             mac: self.mac,
             mtu: self.mtu.max(self.local_mtu.unwrap_or(0)).max(super::port::MIN_MTU_V6),

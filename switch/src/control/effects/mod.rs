@@ -13,6 +13,8 @@ pub mod nft;
 pub mod port;
 /// The underlay: local address, device, MTU.
 pub mod underlay;
+/// AF_XDP ports of pods.
+pub mod veth;
 
 #[cfg(test)]
 pub(crate) mod testing;

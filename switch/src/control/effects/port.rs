@@ -21,7 +21,7 @@ use weft_sys::sysctl;
 use weft_sys::tun::{MTU_MAX, Offloads, Tap, TapOptions, valid_name};
 
 use super::EffectError;
-use crate::port::TapDevice;
+use crate::port::{Device, TapDevice};
 
 /// Smallest MTU of a device with IPv6 addresses; below it the kernel deletes them for good (RFC 8200 section 5).
 pub const MIN_MTU_V6: u32 = crate::control::state::MIN_MTU;
@@ -37,7 +37,7 @@ pub const MAX_QUEUES: u8 = 16;
 
 /// Everything about a TAP port, defaults resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TapSpec {
+pub struct DeviceSpec {
     /// Name of the device in its namespace.
     pub ifname: String,
     /// Its MAC.
@@ -62,7 +62,7 @@ pub struct TapSpec {
     pub offloads_off: Vec<String>,
 }
 
-impl TapSpec {
+impl DeviceSpec {
     /// The routes that are set, with their MTUs; `true`: implied by a gateway, not asked for by name.
     pub fn all_routes(&self) -> Vec<(PodRoute, bool)> {
         let asked = self.routes.iter().map(|route| PodRoute { dst: route.dst.trunc(), ..route.clone() });
@@ -92,7 +92,7 @@ impl TapSpec {
 #[derive(Debug)]
 pub struct LivePort {
     /// What the workers read and write.
-    pub device: Arc<TapDevice>,
+    pub device: Device,
     /// The namespace that the device is in.
     pub netns: NsId,
     /// Index of the device in its namespace.
@@ -194,7 +194,7 @@ pub fn gso_max_size(overlay_mtu: u32) -> u32 {
 ///
 /// # Errors
 /// [`EffectError::Exists`] when the namespace has an interface of that name. After any error nothing is left.
-pub fn create(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+pub fn create(spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
     let options = check(spec)?;
     let (queues, index) = visit(netns, || {
         let temporary = temporary_name();
@@ -215,7 +215,7 @@ pub fn create(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> {
 ///
 /// # Errors
 /// [`EffectError::Missing`] when it is gone; others when it was made otherwise.
-pub fn reattach(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+pub fn reattach(spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
     let options = check(spec)?;
     let (queues, index) = visit(netns, || {
         let mut queues = Vec::new();
@@ -243,7 +243,7 @@ pub fn reattach(spec: &TapSpec, netns: &Netns) -> Result<LivePort, EffectError> 
 /// # Errors
 /// What they are instead; all of them are closed then, at once: whoever held them still does, so that does not block.
 pub fn adopt(
-    spec: &TapSpec,
+    spec: &DeviceSpec,
     index: Option<u32>,
     netns: &Netns,
     offered: Vec<Vec<OwnedFd>>,
@@ -270,7 +270,7 @@ pub fn adopt(
 }
 
 /// A queue of the device that the spec means, or what it is instead.
-fn verified(fd: OwnedFd, spec: &TapSpec, options: &TapOptions, id: NsId) -> Result<Tap, EffectError> {
+fn verified(fd: OwnedFd, spec: &DeviceSpec, options: &TapOptions, id: NsId) -> Result<Tap, EffectError> {
     let tap = Tap::from_fd(fd, options)?;
     let (name, _) = tap.name_and_flags()?;
     let netns = tap.netns()?.id().map_err(EffectError::io("identify namespace"))?;
@@ -285,7 +285,7 @@ fn verified(fd: OwnedFd, spec: &TapSpec, options: &TapOptions, id: NsId) -> Resu
 ///
 /// # Errors
 /// When the namespace or the link cannot be looked at.
-pub fn refit(spec: &TapSpec, netns: &Netns) -> Result<(), EffectError> {
+pub fn refit(spec: &DeviceSpec, netns: &Netns) -> Result<(), EffectError> {
     visit(netns, || {
         let mut netlink = Netlink::new()?;
         if let Some(link) = netlink.link_by_name(&spec.ifname)? {
@@ -300,7 +300,7 @@ pub fn refit(spec: &TapSpec, netns: &Netns) -> Result<(), EffectError> {
 ///
 /// # Errors
 /// After one the device is as `old` again, as far as the kernel allows.
-pub fn reconfigure(index: u32, netns: &Netns, old: &TapSpec, new: &TapSpec) -> Result<(), EffectError> {
+pub fn reconfigure(index: u32, netns: &Netns, old: &DeviceSpec, new: &DeviceSpec) -> Result<(), EffectError> {
     check(new)?;
     if (&old.ifname, old.queues, &old.offloads_off) != (&new.ifname, new.queues, &new.offloads_off) {
         let message = format!(
@@ -346,7 +346,7 @@ fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn visit<R: Send>(
+pub(super) fn visit<R: Send>(
     netns: &Netns,
     work: impl FnOnce() -> Result<R, EffectError> + Send,
 ) -> Result<R, EffectError> {
@@ -357,10 +357,10 @@ fn live(queues: Vec<Tap>, index: u32, netns: &Netns) -> Result<LivePort, EffectE
     let offloads = queues.first().map_or(Offloads::empty(), Tap::offloads);
     let device = TapDevice::new(queues).map_err(EffectError::io("open port"))?;
     let netns = netns.id().map_err(EffectError::io("identify namespace"))?;
-    Ok(LivePort { device: Arc::new(device), netns, index, offloads })
+    Ok(LivePort { device: Device::Tap(Arc::new(device)), netns, index, offloads })
 }
 
-fn check(spec: &TapSpec) -> Result<TapOptions, EffectError> {
+pub(super) fn check(spec: &DeviceSpec) -> Result<TapOptions, EffectError> {
     let bad = |message: String| Err(EffectError::Invalid(message));
     if !valid_name(&spec.ifname) {
         return bad(format!(
@@ -383,7 +383,7 @@ fn check(spec: &TapSpec) -> Result<TapOptions, EffectError> {
 }
 
 /// Random, so that two never meet; `weft` in front, so that a left-over tells whose it is.
-fn temporary_name() -> String {
+pub(super) fn temporary_name() -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::hash::RandomState::new().build_hasher().finish();
     format!("weft{:010x}", random & 0xff_ffff_ffff)
@@ -392,7 +392,7 @@ fn temporary_name() -> String {
 type Made = (Vec<Tap>, u32);
 
 fn configure(
-    spec: &TapSpec,
+    spec: &DeviceSpec,
     temporary: &str,
     mut first: Tap,
     options: &TapOptions,
@@ -419,7 +419,7 @@ fn configure(
     Ok((queues, index))
 }
 
-fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
+pub(super) fn set_up(spec: &DeviceSpec, temporary: &str) -> Result<u32, EffectError> {
     let mut netlink = Netlink::new()?;
     let link = netlink.link_by_name(temporary)?.ok_or_else(|| EffectError::Missing(temporary.to_owned()))?;
     let identity = LinkChange {
@@ -453,7 +453,7 @@ fn set_up(spec: &TapSpec, temporary: &str) -> Result<u32, EffectError> {
 
 /// While no daemon ran the underlay may have shrunk: packets that fit no more must not be sent. A bigger MTU can wait, and
 /// a smaller one may be another plugin's wish. So with the MTUs of routes.
-fn shrink(netlink: &mut Netlink, link: &Link, spec: &TapSpec) {
+fn shrink(netlink: &mut Netlink, link: &Link, spec: &DeviceSpec) {
     let gso = gso_max_size(spec.overlay_mtu);
     let change = LinkChange {
         mtu: (link.mtu > spec.mtu).then_some(spec.mtu),
@@ -478,7 +478,7 @@ fn shrink(netlink: &mut Netlink, link: &Link, spec: &TapSpec) {
 fn resize_routes(
     netlink: &mut Netlink,
     index: u32,
-    spec: &TapSpec,
+    spec: &DeviceSpec,
     which: impl Fn(Option<u32>, Option<u32>) -> bool,
 ) -> Result<(), weft_sys::link::Error> {
     let present = netlink.route_list(Some(index))?;
@@ -499,7 +499,7 @@ fn same_way(a: &Route, b: &Route) -> bool {
 
 /// A pod must not configure itself from router advertisements; and IPv6 addresses need IPv6, which some runtimes
 /// switch off in a new namespace.
-fn set_sysctls(spec: &TapSpec) -> Result<(), EffectError> {
+fn set_sysctls(spec: &DeviceSpec) -> Result<(), EffectError> {
     let v6 = spec.ips.iter().any(|ip| ip.addr().is_ipv6());
     let settings = [("disable_ipv6", "0", v6), ("accept_ra", "0", true)];
     for (name, value, _) in settings.into_iter().filter(|setting| setting.2) {
@@ -515,7 +515,7 @@ fn set_sysctls(spec: &TapSpec) -> Result<(), EffectError> {
 }
 
 /// The routes of a spec; `true`: implied by a gateway, not asked for by name.
-fn routes(spec: &TapSpec, index: u32) -> Vec<(Route, bool)> {
+fn routes(spec: &DeviceSpec, index: u32) -> Vec<(Route, bool)> {
     let onlink = |gw: IpAddr| !spec.ips.iter().any(|ip| ip.contains(&gw)) && !is_link_local(gw);
     let made = |route: PodRoute| {
         let mut made = Route::new(route.dst);
@@ -539,7 +539,7 @@ fn default_route(family_of: IpAddr) -> IpNet {
     }
 }
 
-fn change(netlink: &mut Netlink, index: u32, old: &TapSpec, new: &TapSpec) -> Result<(), EffectError> {
+fn change(netlink: &mut Netlink, index: u32, old: &DeviceSpec, new: &DeviceSpec) -> Result<(), EffectError> {
     let set = |differs: bool| differs.then_some(());
     let link = LinkChange {
         mtu: set(old.mtu != new.mtu).map(|()| new.mtu),

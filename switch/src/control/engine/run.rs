@@ -303,6 +303,7 @@ impl Engine {
             foreign_chains: self.live.host().foreign_chains(),
             sysctls: self.live.host().sysctls().to_vec(),
             offloads: self.live.offloads(),
+            xdp: self.live.xdp(),
             ports: self.publisher.port_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
             bridges: self.publisher.bridge_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
             peers: self.publisher.peer_slots().map(|(key, slot)| (key.clone(), slot)).collect(),
@@ -362,13 +363,17 @@ impl Engine {
                 (port.generation == generation).then(|| port.name.to_string())
             })
             .collect();
+        self.lose(&lost);
+    }
+
+    fn lose(&mut self, lost: &[String]) {
         if lost.is_empty() {
             return;
         }
         // A namespace that ends takes its links with it: then the port is not lost, it is gone.
         let ended: BTreeSet<String> = self.live.ended().into_iter().collect();
         self.change("ports lost", |state, now| {
-            for name in &lost {
+            for name in lost {
                 if ended.contains(name) {
                     state.remove_port(name, now);
                 } else if state.mark_lost(name, "its link was deleted inside the namespace") {
@@ -381,6 +386,8 @@ impl Engine {
     /// Addresses or MTUs of the host changed: what follows from them is derived anew.
     fn network(&mut self) {
         self.live.look_again_at_devices();
+        let lost = self.live.without_link();
+        self.lose(&lost);
         let cluster = self.cluster.clone();
         if let Err(error) = self.derive(cluster.as_ref()) {
             tracing::warn!(error, "after a change of links or addresses");

@@ -134,7 +134,7 @@ pub fn start(
     let live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
     let mut live = live.with_tunnel_gso(config.tunnel_gso);
     live.refuse_unwanted(&state);
-    let mut state = take_up(&mut live, state);
+    let mut state = take_up(&mut live, state, taken.is_some());
     for what in state.drop_statics_of_ports() {
         tracing::warn!(what, "removed");
     }
@@ -145,6 +145,9 @@ pub fn start(
     if let Some(taken) = taken {
         taken.teach(&publisher, &dataplane);
         taken.ready()?;
+        for (port, error) in live.activate() {
+            tracing::error!(port, %error, "it does not forward");
+        }
     }
     // Pods talk again from here on; all that follows takes programs, the disk, and time.
     let epoch = snapshot.epoch;
@@ -156,7 +159,7 @@ pub fn start(
         taken.forwarding();
     }
     let ms = begun.elapsed().as_secs_f64() * 1e3;
-    tracing::info!(ms, ports = live.devices().taps.len(), held = live.adopted(), "forwarding");
+    tracing::info!(ms, ports = live.devices().ports.len(), held = live.adopted(), "forwarding");
     // What follows may take long, and the manager asks this process for signs of life as soon as it knows of it.
     let signs = taken.map(|taken| {
         taken.wait_until_left(&publisher, &dataplane);
@@ -197,7 +200,7 @@ pub fn start(
 }
 
 /// Takes up the devices of the last run, and makes those that the configuration alone asks for.
-fn take_up(live: &mut Live, mut state: State) -> State {
+fn take_up(live: &mut Live, mut state: State, in_use: bool) -> State {
     let mut opened = Vec::new();
     let mut rest = Vec::new();
     for record in state.ports.values().filter(|record| record.spec.kind != weft_api::PortKind::Vxlan) {
@@ -205,7 +208,7 @@ fn take_up(live: &mut Live, mut state: State) -> State {
             live.watch(record);
             continue;
         }
-        match live.adopt(&state, record) {
+        match live.adopt(&state, record, in_use) {
             Some(found) => opened.push(found),
             None => rest.push(Arc::clone(record)),
         }

@@ -4,23 +4,26 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use weft_api::PortKind;
 use weft_sys::netns::Netns;
 use weft_sys::udp::UdpSocket;
 
 use super::{Live, Opened};
 use crate::control::effects::EffectError;
 use crate::control::effects::port::{self, LivePort};
+use crate::control::effects::veth;
 use crate::control::holder::{self, Holder};
 use crate::control::plan::{self, device};
 use crate::control::state::{PortRecord, State};
 use crate::control::watch::{self, NetnsName};
+use crate::port::Device;
 use crate::port::underlay::SocketSpec;
 
 impl Live {
     /// Lets go of descriptors of the last run that `state` has no use for.
     pub fn refuse_unwanted(&mut self, state: &State) {
         let ports = state.ports.values().filter(|record| record.lost.is_none());
-        let taps = ports.flat_map(|record| tap_names(record).collect::<Vec<_>>());
+        let taps = ports.flat_map(|record| names(record));
         let sockets = plan::underlays(state).into_values().flat_map(|config| {
             config.sockets().map(move |spec| holder::socket_name(config.port, spec.addr.is_ipv6(), spec.role))
         });
@@ -66,20 +69,27 @@ impl Live {
     }
 
     /// Takes a stored port up again by the descriptors that were held meanwhile, if they are what they should be.
-    pub fn adopt(&mut self, state: &State, record: &PortRecord) -> Option<Opened> {
+    /// Where another process still has them (`in_use`), [`Live::activate`] is to be called when it has stopped.
+    pub fn adopt(&mut self, state: &State, record: &PortRecord, in_use: bool) -> Option<Opened> {
         let name = &record.spec.name;
-        let names: Vec<String> = tap_names(record).collect();
+        let names = names(record);
         let offered: Vec<_> = names.iter().map(|name| self.holder.take(name)).collect();
         if offered.iter().all(Vec::is_empty) {
             return None;
         }
-        match self.adopted_device(state, record, offered) {
+        let adopted = self.adopted_device(state, record, offered).and_then(|(live, netns)| {
+            if let (Device::Xdp(xdp), false) = (&live.device, in_use) {
+                xdp.activate().map_err(EffectError::io("take the AF_XDP socket over"))?;
+            }
+            Ok((live, netns))
+        });
+        match adopted {
             Ok((live, netns)) => {
                 if let Some(kept) = &record.netns {
                     self.names.insert(name.clone(), NetnsName::new(kept, None));
                 }
                 for held in names {
-                    self.holder.keeps_tap(held, &live.device);
+                    self.holder.keeps_device(held, &live.device);
                 }
                 self.adopted.push(name.clone());
                 Some(self.keep(name, record.spec.queues, live, netns, record.netns.clone()))
@@ -112,6 +122,12 @@ impl Live {
                 None => return Err(EffectError::Invalid("its namespace is gone".into())),
             },
         };
+        if record.spec.kind == PortKind::Afxdp {
+            let parts: Vec<OwnedFd> = offered.into_iter().filter_map(|mut one| one.pop()).collect();
+            let parts =
+                parts.try_into().map_err(|_| EffectError::Invalid("a descriptor is missing".into()))?;
+            return veth::adopt(&record.spec.name, &spec, &netns, parts).map(|live| (live, netns));
+        }
         let index = record.tap.as_ref().map(|tap| tap.ifindex);
         port::adopt(&spec, index, &netns, offered).map(|live| (live, netns))
     }
@@ -140,6 +156,6 @@ impl Live {
 }
 
 /// Under which names the descriptors of a port's device are held.
-fn tap_names(record: &PortRecord) -> impl Iterator<Item = String> {
-    (0..usize::from(record.spec.queues.max(1))).map(|queue| holder::tap_name(&record.spec.name, queue))
+fn names(record: &PortRecord) -> Vec<String> {
+    holder::port_names(&record.spec.name, record.spec.kind, record.spec.queues)
 }

@@ -9,7 +9,7 @@ use crate::control::testing::state_with_cluster;
 /// What steps act on: the devices, sockets and host network that are there.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct World {
-    devices: BTreeMap<String, Option<TapSpec>>,
+    devices: BTreeMap<String, Option<DeviceSpec>>,
     underlays: BTreeMap<u16, UnderlayConfig>,
     host: Option<HostSpec>,
 }

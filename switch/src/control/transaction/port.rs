@@ -9,6 +9,7 @@ use super::bridge::not_of_a_host;
 use super::{Result, conflict, invalid, no_bridge};
 use crate::control::names;
 use crate::control::state::{PortRecord, State};
+use crate::port::xdp::MTU_MAX as AFXDP_MTU_MAX;
 use crate::table::MAX_PORTS;
 
 /// Offloads that a port may do without.
@@ -40,7 +41,7 @@ pub fn check_port(state: &State, name: &str) -> Result<()> {
             vxlan(spec)?;
             unlike_other_segments(state, spec)
         }
-        PortKind::Tap | PortKind::Internal => {
+        PortKind::Tap | PortKind::Afxdp | PortKind::Internal => {
             device(spec)?;
             unlike_other_stations(state, record)?;
             unlike_other_devices(state, spec)
@@ -159,6 +160,9 @@ fn device(spec: &PortSpec) -> Result<()> {
             return Err(invalid(format!("mtu {mtu}; expected {least} to 65521 bytes")));
         }
     }
+    if spec.kind == PortKind::Afxdp {
+        afxdp(spec)?;
+    }
     if !(1..=MAX_QUEUES).contains(&spec.queues) {
         return Err(invalid(format!("queues {}; expected 1 to {MAX_QUEUES}", spec.queues)));
     }
@@ -174,6 +178,22 @@ fn device(spec: &PortSpec) -> Result<()> {
         if !seen.insert(ip) {
             return Err(invalid(format!("{ip} stands there twice")));
         }
+    }
+    Ok(())
+}
+
+fn afxdp(spec: &PortSpec) -> Result<()> {
+    if spec.netns.is_none() {
+        return Err(invalid("an afxdp port needs netns=NAME|PATH|PID: its device is a pod's"));
+    }
+    if let Some(mtu) = spec.mtu.filter(|mtu| *mtu > AFXDP_MTU_MAX) {
+        return Err(invalid(format!("mtu {mtu}; expected at most {AFXDP_MTU_MAX} bytes of an afxdp port")));
+    }
+    if spec.queues != 1 {
+        return Err(invalid("queues= goes with type=tap; an afxdp port has one"));
+    }
+    if !spec.offloads_off.is_empty() {
+        return Err(invalid("offloads_off= goes with type=tap; an afxdp port has no offloads"));
     }
     Ok(())
 }

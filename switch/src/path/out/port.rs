@@ -53,6 +53,7 @@ impl Turn<'_> {
             }
             at += merged.max(1);
         }
+        self.port.device.flush();
     }
 
     #[inline]

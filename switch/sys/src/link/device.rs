@@ -176,6 +176,22 @@ impl Netlink {
         self.add_link(name, InfoKind::Veth, Some(data), || format!("add veth {name} and {peer}"))
     }
 
+    /// Makes a pair of veth devices, `name` in this namespace, `peer` in another, both with this MTU.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::is_exists`] for either name.
+    pub fn add_veth_to(&mut self, name: &str, mtu: u32, peer: &str, netns: &Netns) -> Result<(), Error> {
+        let mut end = by_name(peer);
+        end.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        end.attributes.push(LinkAttribute::Mtu(mtu));
+        let mut message = by_name(name);
+        let data = LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end)));
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), data]));
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.act(RouteNetlinkMessage::NewLink(message), flags, || format!("add veth {name} and {peer}"))
+    }
+
     /// Makes a bridge.
     ///
     /// # Errors

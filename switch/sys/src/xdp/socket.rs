@@ -252,6 +252,14 @@ impl XdpSocket {
         super::rings::set_busy_poll(self.fd.as_fd(), micros, budget)
     }
 
+    /// Lets so many bytes be on their way to the device at once, in copy mode; beyond the kernel stops sending.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        sockopt::set_socket_send_buffer_size_force(&self.fd, bytes).map_err(errno("SO_SNDBUFFORCE"))
+    }
+
     /// Closes it. The chunks that the kernel has are [`Lent`] still.
     ///
     /// The kernel waits for the driver, some 10 ms: not on a worker.

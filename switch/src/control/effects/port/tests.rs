@@ -5,8 +5,8 @@ use weft_sys::link::{Address, Link};
 use super::*;
 use crate::control::effects::testing::{namespace, root, sh};
 
-fn spec() -> TapSpec {
-    TapSpec {
+fn spec() -> DeviceSpec {
+    DeviceSpec {
         ifname: "eth0".into(),
         mac: "02:00:00:00:00:07".parse().unwrap(),
         mtu: 1450,
@@ -26,6 +26,11 @@ fn spec() -> TapSpec {
         queues: 1,
         offloads_off: Vec::new(),
     }
+}
+
+fn tap(port: &LivePort) -> &TapDevice {
+    let Device::Tap(tap) = &port.device else { panic!("no TAP: {port:?}") };
+    tap
 }
 
 fn link(netns: &Netns, name: &str) -> Option<Link> {
@@ -75,7 +80,7 @@ fn ipv6_keeps_the_mtu_up() {
     let (mtu, warning) = pod_mtu(Some(900), 1450, &v6);
     assert!(mtu == 1280 && warning.unwrap().contains("1280"));
     assert_eq!(pod_mtu(Some(70_000), 1450, &v4).0, MTU_MAX);
-    assert!(check(&TapSpec { mtu: 1279, ..spec() }).unwrap_err().to_string().contains("expected 1280"));
+    assert!(check(&DeviceSpec { mtu: 1279, ..spec() }).unwrap_err().to_string().contains("expected 1280"));
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn a_port_is_made_whole_and_goes_without_a_trace() {
         (port.index, 1450, Some([2, 0, 0, 0, 0, 7]), true)
     );
     assert!(device.txqueuelen >= 1000 && device.gso_max_size == 61_900 && device.carrier, "{device:?}");
-    assert_eq!((port.offloads, device.qdisc.as_deref()), (port.device.offloads(), Some("noqueue")));
+    assert_eq!((port.offloads, device.qdisc.as_deref()), (tap(&port).offloads(), Some("noqueue")));
     // Usable at once: nothing tentative.
     let addresses = addresses(&netns, port.index);
     for ip in spec().ips {
@@ -136,14 +141,14 @@ fn whatever_fails_leaves_nothing() {
     eventually("undo", same);
     // The last steps fail, too: a gateway that is nobody's, a duplicate address.
     for broken in [
-        TapSpec {
+        DeviceSpec {
             ifname: "p1".into(),
             ips: vec!["10.1.0.1/24".parse().unwrap(); 2],
             gateways: Vec::new(),
             routes: Vec::new(),
             ..spec()
         },
-        TapSpec {
+        DeviceSpec {
             ifname: "p1".into(),
             routes: vec![
                 PodRoute {
@@ -160,10 +165,10 @@ fn whatever_fails_leaves_nothing() {
         eventually("undo", same);
     }
     for invalid in [
-        TapSpec { ifname: "a/b".into(), ..spec() },
-        TapSpec { mac: MacAddr::BROADCAST, ..spec() },
-        TapSpec { queues: 0, ..spec() },
-        TapSpec { mtu: 70_000, ..spec() },
+        DeviceSpec { ifname: "a/b".into(), ..spec() },
+        DeviceSpec { mac: MacAddr::BROADCAST, ..spec() },
+        DeviceSpec { queues: 0, ..spec() },
+        DeviceSpec { mtu: 70_000, ..spec() },
     ] {
         assert!(matches!(create(&invalid, &netns), Err(EffectError::Invalid(_))));
     }
@@ -175,24 +180,24 @@ fn a_port_survives_and_is_attached_again() {
         return;
     }
     for queues in [1, 2] {
-        let (netns, spec) = (namespace(), TapSpec { queues, ..spec() });
+        let (netns, spec) = (namespace(), DeviceSpec { queues, ..spec() });
         let port = create(&spec, &netns).unwrap();
-        assert_eq!(port.device.queues().len(), usize::from(queues));
+        assert_eq!(port.device.queues(), usize::from(queues));
         let index = port.index;
         drop(port);
         assert!(!link(&netns, "eth0").unwrap().carrier);
         // The underlay has shrunk meanwhile.
-        let spec = TapSpec { mtu: 1400, overlay_mtu: 1400, ..spec };
+        let spec = DeviceSpec { mtu: 1400, overlay_mtu: 1400, ..spec };
         let port = reattach(&spec, &netns).unwrap();
         assert_eq!(
             link(&netns, "eth0").map(|link| (link.mtu, link.gso_max_size)),
             Some((1400, gso_max_size(1400)))
         );
         assert!(port.index == index && link(&netns, "eth0").unwrap().carrier);
-        assert_eq!(port.device.queues().len(), usize::from(queues));
+        assert_eq!(port.device.queues(), usize::from(queues));
         drop(port);
         // Other flags would change the device silently.
-        let other = TapSpec { queues: 3 - queues, ..spec.clone() };
+        let other = DeviceSpec { queues: 3 - queues, ..spec.clone() };
         assert!(
             matches!(reattach(&other, &netns), Err(EffectError::Tap(tun_error)) if tun_error.to_string().contains("flags"))
         );
@@ -209,7 +214,7 @@ fn reconfiguring_changes_the_difference() {
     }
     let netns = namespace();
     let port = create(&spec(), &netns).unwrap();
-    let new = TapSpec {
+    let new = DeviceSpec {
         mtu: 1400,
         overlay_mtu: 1400,
         mac: "02:00:00:00:00:08".parse().unwrap(),
@@ -233,11 +238,11 @@ fn reconfiguring_changes_the_difference() {
     // What cannot be leaves everything as it was.
     let group = Some("224.0.0.1".parse().unwrap());
     let routes_to_a_group = vec![PodRoute { dst: "192.0.2.0/24".parse().unwrap(), gw: group, mtu: None }];
-    let broken = TapSpec { mtu: 1300, routes: routes_to_a_group, ..new.clone() };
+    let broken = DeviceSpec { mtu: 1300, routes: routes_to_a_group, ..new.clone() };
     assert!(reconfigure(port.index, &netns, &new, &broken).is_err());
     assert_eq!(netns.run(|| sh("ip route show")).unwrap(), routes);
     assert_eq!(link(&netns, "eth0").unwrap().mtu, 1400);
-    assert!(reconfigure(port.index, &netns, &new, &TapSpec { queues: 2, ..new.clone() }).is_err());
+    assert!(reconfigure(port.index, &netns, &new, &DeviceSpec { queues: 2, ..new.clone() }).is_err());
     reconfigure(port.index, &netns, &new, &spec()).unwrap();
     assert!(netns.run(|| sh("ip route show")).unwrap().contains("192.0.2.0/24 via 10.244.1.9"));
 }
@@ -248,7 +253,7 @@ fn a_bigger_device_has_smaller_routes() {
         return;
     }
     let small = spec();
-    let big = TapSpec {
+    let big = DeviceSpec {
         mtu: MTU_MAX,
         route_mtu: Some(1450),
         local: vec!["10.244.1.0/24".parse().unwrap(), "10.99.0.0/24".parse().unwrap()],
@@ -276,7 +281,7 @@ fn a_bigger_device_has_smaller_routes() {
     is_big();
     // The underlay has shrunk while nobody was there.
     drop(port);
-    let narrow = TapSpec { route_mtu: Some(1350), overlay_mtu: 1350, ..big };
+    let narrow = DeviceSpec { route_mtu: Some(1350), overlay_mtu: 1350, ..big };
     close(reattach(&narrow, &netns).unwrap());
     assert!(line("default via 10.244.1.1").contains("mtu 1350"), "{}", all());
     assert!(line("default via fd00:1::1").contains("mtu 1350"), "{}", all());
@@ -293,7 +298,7 @@ fn a_second_interface_leaves_the_default_route_alone() {
     }
     let netns = namespace();
     let first = create(&spec(), &netns).unwrap();
-    let second = TapSpec {
+    let second = DeviceSpec {
         ifname: "eth1".into(),
         mac: "02:00:00:00:00:09".parse().unwrap(),
         ips: vec!["10.9.0.7/24".parse().unwrap()],
@@ -313,7 +318,7 @@ fn a_gateway_off_the_prefix_is_reached_on_link() {
         return;
     }
     let netns = namespace();
-    let spec = TapSpec {
+    let spec = DeviceSpec {
         ips: vec!["10.1.2.3/32".parse().unwrap(), "fd00::3/128".parse().unwrap()],
         gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
         routes: Vec::new(),

@@ -1,0 +1,128 @@
+//! AF_XDP ports: a veth pair, one end in the pod, configured as a TAP there would be, the other in the daemon's namespace with
+//! an AF_XDP socket and the program that sends every frame to it.
+//!
+//! The pair goes with the pod's namespace, and with either end. The host's end has no address and says nothing: what the
+//! program lets through while there is no socket, nobody answers.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use weft_encap::MacAddr;
+use weft_sys::ethtool::{self, Offload};
+use weft_sys::link::{Link, LinkChange, Netlink};
+use weft_sys::netns::Netns;
+use weft_sys::sysctl;
+use weft_sys::tun::Offloads;
+
+use super::EffectError;
+use super::port::{self, DeviceSpec, LivePort, visit};
+use crate::port::Device;
+use crate::port::xdp::{Parts, XdpDevice};
+
+/// Name of the host's end for a port: 14 bytes that are always the same.
+pub fn host_name(port: &str) -> String {
+    let [_, rest @ ..] = MacAddr::derived(format!("veth of {port}").as_bytes()).0;
+    rest.iter().fold("weft".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// Makes the pair for `port`, the pod's end in `netns`, and opens it.
+///
+/// # Errors
+/// [`EffectError::Exists`] when the namespace has an interface of that name. After any error nothing is left.
+pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+    port::check(spec)?;
+    let (host, temporary) = (host_name(port), port::temporary_name());
+    let mut netlink = Netlink::new()?;
+    if let Some(old) = netlink.link_by_name(&host)? {
+        // Of a port that is gone: nobody else has such a name.
+        port::ignore_missing(netlink.link_del(old.index))?;
+    }
+    netlink.add_veth_to(&host, spec.mtu, &temporary, netns)?;
+    let made = visit(netns, || {
+        set_offloads_off(&temporary)?;
+        port::set_up(spec, &temporary)
+    });
+    made.and_then(|index| open(&mut netlink, &host, spec, index, netns)).inspect_err(|_| {
+        if let Ok(Some(link)) = netlink.link_by_name(&host) {
+            let _ = netlink.link_del(link.index);
+        }
+    })
+}
+
+/// Opens the pair that an earlier run made for `port`, with a new socket.
+///
+/// # Errors
+/// [`EffectError::Missing`] when it is gone; others when the host's end has another program or socket.
+pub fn reattach(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+    port::check(spec)?;
+    let mut netlink = Netlink::new()?;
+    let index = pods_end(&host_end(&mut netlink, port)?, spec, netns)?;
+    port::refit(spec, netns)?;
+    open(&mut netlink, &host_name(port), spec, index, netns)
+}
+
+/// Takes over socket, memory and program of an earlier run or of another process.
+///
+/// # Errors
+/// What they are instead, or that the pair is gone.
+pub fn adopt(
+    port: &str,
+    spec: &DeviceSpec,
+    netns: &Netns,
+    parts: Parts<OwnedFd>,
+) -> Result<LivePort, EffectError> {
+    port::check(spec)?;
+    let host = host_end(&mut Netlink::new()?, port)?;
+    let index = pods_end(&host, spec, netns)?;
+    let device = XdpDevice::adopt(parts, host.index, host.mtu);
+    live(device.map_err(EffectError::io("take the AF_XDP socket over"))?, index, netns)
+}
+
+fn host_end(netlink: &mut Netlink, port: &str) -> Result<Link, EffectError> {
+    let name = host_name(port);
+    netlink.link_by_name(&name)?.ok_or(EffectError::Missing(name))
+}
+
+/// The index of the pod's end, which must be what is behind the host's.
+fn pods_end(host: &Link, spec: &DeviceSpec, netns: &Netns) -> Result<u32, EffectError> {
+    let link = visit(netns, || Ok(Netlink::new()?.link_by_name(&spec.ifname)?))?;
+    let link = link.filter(|link| host.lower == Some(link.index) && link.lower == Some(host.index));
+    Ok(link.ok_or_else(|| EffectError::Missing(spec.ifname.clone()))?.index)
+}
+
+/// What the pod's kernel leaves to a device does not get through an AF_XDP socket.
+fn set_offloads_off(name: &str) -> Result<(), EffectError> {
+    let set = || {
+        let device = ethtool::Device::new(name)?;
+        [Offload::TxChecksums, Offload::Tso, Offload::Gso]
+            .into_iter()
+            .try_for_each(|offload| device.set_offload(offload, false))
+    };
+    set().map_err(EffectError::io("turn offloads of the pod's end off"))
+}
+
+fn open(
+    netlink: &mut Netlink,
+    host: &str,
+    spec: &DeviceSpec,
+    index: u32,
+    netns: &Netns,
+) -> Result<LivePort, EffectError> {
+    let link = netlink.link_by_name(host)?.ok_or_else(|| EffectError::Missing(host.to_owned()))?;
+    // 8: ARP requests for whatever address are not answered. A kernel without IPv6 has nothing to switch off.
+    for (family, name, value) in [("ipv6", "disable_ipv6", "1"), ("ipv4", "arp_ignore", "8")] {
+        let set = sysctl::Key::interface(family, host, name).and_then(|key| sysctl::replace(&key, value));
+        match set {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && family == "ipv6" => {}
+            result => drop(result.map_err(EffectError::io("configure the host's end"))?),
+        }
+    }
+    let device = XdpDevice::open(link.index, spec.mtu).map_err(EffectError::io(format!("open {host}")))?;
+    netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    live(device, index, netns)
+}
+
+fn live(device: XdpDevice, index: u32, netns: &Netns) -> Result<LivePort, EffectError> {
+    let netns = netns.id().map_err(EffectError::io("identify namespace"))?;
+    Ok(LivePort { device: Device::Xdp(Arc::new(device)), netns, index, offloads: Offloads::empty() })
+}

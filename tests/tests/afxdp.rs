@@ -1,0 +1,284 @@
+//! AF_XDP ports of pods: what TAP ports must do, they do, among themselves and with TAP ports.
+
+use serde_json::{Value, json};
+use weft_tests::datagrams::segmented;
+use weft_tests::ns::Background;
+use weft_tests::stalls::unless_stalled;
+use weft_tests::traffic::{hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df, scapy};
+use weft_tests::{Context, Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
+
+fn talk(lab: &Lab, a: &Namespace, b: &Namespace, to: &[String], full: bool) -> Result<()> {
+    for to in to {
+        ping(a, to, 20)?;
+        if full {
+            iperf_all(a, b, to)?;
+        }
+        segmented(a, b, to)?;
+        hashed_both_ways(a, b, to, 20)?;
+    }
+    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
+}
+
+fn both(pod: &Pod) -> [String; 2] {
+    [pod.ip(), pod.ip6()]
+}
+
+/// What `weft show` says of the port of a pod.
+fn port(node: &Node, pod: &Pod) -> Result<Value> {
+    let ports = node.weft_json(&["show"])?;
+    let found = find(&ports, &|value| value["spec"]["external_ids"]["container"] == pod.id.as_str());
+    found.with_context(|| format!("no port of {} in {ports}", pod.id))
+}
+
+fn find(value: &Value, is: &dyn Fn(&Value) -> bool) -> Option<Value> {
+    if is(value) {
+        return Some(value.clone());
+    }
+    match value {
+        Value::Array(all) => all.iter().find_map(|value| find(value, is)),
+        Value::Object(all) => all.values().find_map(|value| find(value, is)),
+        _ => None,
+    }
+}
+
+fn one_node() -> Result<Lab> {
+    Lab::up(Options { nodes: 1, ..Options::default() })
+}
+
+#[test]
+fn pods_of_one_node() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let (a, b, tap) = (node.xdp_pod("a")?, node.xdp_pod("b")?, node.pod("c")?);
+        let port = port(node, &a)?;
+        ensure!(port["spec"]["kind"] == "afxdp" && port["xdp"]["mode"] == "native", "{port}");
+        ensure!(
+            port["xdp"]["zero_copy"] == false && port["xdp"]["memory"].as_u64() > Some(1 << 20),
+            "{port}"
+        );
+        let show = node.weft(&["show"])?;
+        ensure!(show.contains("native copy at weft"), "{show}");
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        talk(&lab, &a.ns, &tap.ns, &both(&tap), true)?;
+        talk(&lab, &tap.ns, &a.ns, &both(&a), true)?;
+        talk(&lab, &node.ns, &a.ns, &both(&a), true)
+    });
+}
+
+#[test]
+fn pods_across_nodes() {
+    as_root(|| {
+        let lab = Lab::up(Options::default())?;
+        let (a, b, tap) = (lab.nodes[0].xdp_pod("a")?, lab.nodes[1].xdp_pod("b")?, lab.nodes[1].pod("c")?);
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        talk(&lab, &a.ns, &tap.ns, &both(&tap), false)?;
+        talk(&lab, &tap.ns, &a.ns, &both(&a), false)
+    });
+}
+
+#[test]
+fn jumbo_pods() {
+    as_root(|| {
+        let lab = Lab::up(Options { mtu: 9000, ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].xdp_pod("a")?, lab.nodes[1].xdp_pod("b")?);
+        let (c, tap) = (lab.nodes[0].xdp_pod("c")?, lab.nodes[0].pod("d")?);
+        ensure!(a.ns.sh("cat /sys/class/net/eth0/mtu")?.trim() == "8950", "pod MTU is not 8950");
+        for other in [&b, &c, &tap] {
+            talk(&lab, &a.ns, &other.ns, &both(other), false)?;
+            let out = ping_df(&a.ns, &other.ip(), 8922)?;
+            ensure!(out.contains("1 received"), "{out}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn strangers_frames_are_dropped_and_counted() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.xdp_pod("a")?, node.xdp_pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        let mac = |pod: &Pod| pod.result["interfaces"][0]["mac"].as_str().unwrap_or_default().to_owned();
+        let (am, bm, ai, bi) = (mac(&a), mac(&b), a.ip(), b.ip());
+        let cases = [
+            (
+                "guard-mac",
+                format!(
+                    "[Ether(src='02:de:ad:00:00:01',dst='{bm}')/IP(src='{ai}',dst='{bi}')/UDP(dport=9)]*5"
+                ),
+            ),
+            (
+                "guard-ip",
+                format!("[Ether(src='{am}',dst='{bm}')/IP(src='10.244.1.99',dst='{bi}')/UDP(dport=9)]*5"),
+            ),
+            (
+                "vlan",
+                format!(
+                    "[Ether(src='{am}',dst='{bm}')/Dot1Q(vlan=7)/IP(src='{ai}',dst='{bi}')/UDP(dport=9)]*5"
+                ),
+            ),
+        ];
+        for (reason, packets) in &cases {
+            let before = node.drops(reason)?;
+            scapy(&a.ns, packets)?;
+            eventually(3, || {
+                let counted = node.drops(reason)? - before;
+                ensure!(counted >= 5, "{reason}: {counted} of 5\n{}", node.weft(&["drops"])?);
+                Ok(())
+            })?;
+        }
+        ping(&a.ns, &b.ip(), 3)
+    });
+}
+
+/// Pings a millisecond apart, half of which meet what happens; every answer must come.
+fn none_lost(pod: &Pod, to: &Pod, seconds: u32, event: impl FnOnce() -> Result<()>) -> Result<()> {
+    let count = (seconds * 1000).to_string();
+    let args = ["-n", "-q", "-i", "0.001", "-W", "3", "-c", &count, &to.ip()];
+    let pings: Background = pod.ns.spawn("ping", &args)?;
+    std::thread::sleep(std::time::Duration::from_millis(u64::from(seconds) * 200));
+    event()?;
+    let (out, errors, _) = pings.finish()?;
+    ensure!(out.contains(" 0% packet loss"), "{out}{errors}");
+    Ok(())
+}
+
+#[test]
+fn upgrades_and_crashes_lose_nothing_that_waits() {
+    as_root(|| {
+        unless_stalled(|| {
+            let mut lab = Lab::up(Options { nodes: 1, keeper: Some(Vec::new()), ..Options::default() })?;
+            let (a, b, tap) = {
+                let node = &lab.nodes[0];
+                (node.xdp_pod("a")?, node.xdp_pod("b")?, node.pod("c")?)
+            };
+            ping(&a.ns, &b.ip(), 3)?;
+            ping(&a.ns, &tap.ip(), 3)?;
+            for _ in 0..3 {
+                let node = &lab.nodes[0];
+                none_lost(&a, &b, 2, || node.weft(&["upgrade"]).map(drop))?;
+                none_lost(&tap, &a, 2, || node.weft(&["upgrade"]).map(drop))?;
+            }
+            for _ in 0..3 {
+                let node = &mut lab.nodes[0];
+                // What the dead process had read is lost, one ping or two.
+                let count = ["-n", "-q", "-i", "0.001", "-W", "3", "-c", "2000", &b.ip()];
+                let pings = a.ns.spawn("ping", &count)?;
+                std::thread::sleep(std::time::Duration::from_millis(500));
+                node.kill_kept()?;
+                let (out, errors, _) = pings.finish()?;
+                let lost = 2000 - received(&out).unwrap_or(0);
+                ensure!(lost <= 3, "{lost} lost: {out}{errors}");
+            }
+            talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+            talk(&lab, &a.ns, &tap.ns, &both(&tap), false)
+        })
+    });
+}
+
+fn received(ping: &str) -> Option<u64> {
+    let (before, _) = ping.split_once(" received")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn without_a_keeper_they_come_back_with_a_new_socket() {
+    as_root(|| {
+        let mut lab = one_node()?;
+        let (a, b) = (lab.nodes[0].xdp_pod("a")?, lab.nodes[0].xdp_pod("b")?);
+        for _ in 0..2 {
+            lab.nodes[0].kill()?;
+            lab.nodes[0].start()?;
+            talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+        }
+        lab.nodes[0].cni().check(&a.id, &a.ns.path(), &a.result)
+    });
+}
+
+fn host_ends(node: &Node) -> Result<usize> {
+    Ok(node.links()?.iter().filter(|name| name.starts_with("weft") && name.len() == 14).count())
+}
+
+#[test]
+fn ports_end_in_every_way() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let stays = node.xdp_pod("s")?;
+        let descriptors = node.descriptors()?;
+        // DEL.
+        let pod = node.xdp_pod("a")?;
+        ensure!(host_ends(node)? == 2, "{:?}", node.links()?);
+        node.cni().del(&pod.id, &pod.ns.path())?;
+        eventually(3, || {
+            ensure!(host_ends(node)? == 1, "{:?}", node.links()?);
+            ensure!(node.descriptors()? == descriptors, "descriptors leak");
+            Ok(())
+        })?;
+        // The link inside a living pod, or the host's end of it: lost, and CHECK says so.
+        for of_host in [false, true] {
+            let pod = node.xdp_pod("b")?;
+            let device = port(node, &pod)?["xdp"]["device"].as_str().unwrap_or_default().to_owned();
+            let sh = if of_host { format!("ip link del {device}") } else { "ip link del eth0".into() };
+            if of_host {
+                node.ns.sh(&sh)?
+            } else {
+                pod.ns.sh(&sh)?
+            };
+            eventually(3, || {
+                ensure!(port(node, &pod)?["state"] == "lost", "{}", node.weft(&["show"])?);
+                Ok(())
+            })?;
+            let check = node.cni().check(&pod.id, &pod.ns.path(), &pod.result);
+            ensure!(check.is_err(), "CHECK of a lost port succeeds");
+            node.cni().del(&pod.id, &pod.ns.path())?;
+        }
+        // The namespace.
+        let pod = node.xdp_pod("c")?;
+        drop(pod);
+        eventually(5, || {
+            ensure!(host_ends(node)? == 1, "{:?}", node.links()?);
+            ensure!(node.descriptors()? == descriptors, "descriptors leak");
+            Ok(())
+        })?;
+        let ticks = node.cpu_ticks()?;
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        ensure!(node.cpu_ticks()? - ticks < 10, "a busy loop");
+        ping(&stays.ns, "10.244.1.1", 3)
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let ns = Namespace::new("x")?;
+        let refused = |settings: &str, says: &str| {
+            let line = format!("add-port br0 x type=afxdp ip=10.244.1.200/24 {settings}");
+            let (code, _, error) = node.weft_line(&line)?;
+            ensure!(code != 0 && error.contains(says), "{settings}: {code}: {error}");
+            Ok(())
+        };
+        refused("", "needs netns=")?;
+        let netns = format!("netns={}", ns.name());
+        refused(&format!("{netns} queues=2"), "has one")?;
+        refused(&format!("{netns} offloads-off=tso4"), "has no offloads")?;
+        refused(&format!("{netns} mtu=20000"), "at most 9216")?;
+        let error = node.cni().with(json!({ "portType": "vxlan" })).add("y", &ns.path());
+        ensure!(
+            error.is_err_and(|error| error.to_string().contains("expected tap or afxdp")),
+            "another portType"
+        );
+        ensure!(host_ends(node)? == 0, "{:?}", node.links()?);
+        node.weft(&["add-port", "br0", "x", "type=afxdp", &netns, "ip=10.244.1.200/24"])?;
+        ping(&ns, "10.244.1.1", 3)?;
+        node.weft(&["del-port", "x"])?;
+        eventually(3, || {
+            ensure!(host_ends(node)? == 0, "{:?}", node.links()?);
+            Ok(())
+        })
+    });
+}
