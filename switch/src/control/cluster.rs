@@ -96,7 +96,7 @@ pub enum OwnError {
 impl Cluster {
     /// Reads the text of a cluster file.
     pub fn parse(text: &str) -> Result<Cluster, ClusterError> {
-        let lines = Lines(text);
+        let lines = Lines::new(text);
         let raw: RawFile = toml::from_str(text).map_err(|error| {
             let span = error.span().unwrap_or(0..0);
             let message = error.message().trim().replace('\n', ", ");
@@ -242,17 +242,24 @@ struct RawNode {
     mac: Option<Spanned<String>>,
 }
 
-struct Lines<'a>(&'a str);
+/// A file's text and where its lines end: every node of thousands is asked for its line.
+struct Lines<'a> {
+    text: &'a str,
+    ends: Vec<usize>,
+}
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        Lines { text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
     fn line(&self, span: &Range<usize>) -> usize {
-        let before = &self.0.as_bytes()[..span.start.min(self.0.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        1 + self.ends.partition_point(|end| *end < span.start)
     }
 
     /// The key that is set in `line`, counted from 1.
     fn key_at(&self, line: usize) -> Option<&str> {
-        Some(self.0.lines().nth(line - 1)?.split_once('=')?.0.trim())
+        Some(self.text.lines().nth(line - 1)?.split_once('=')?.0.trim())
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ClusterError {
@@ -329,8 +336,11 @@ fn check_nodes(
     }
     check_overlap(&mut prefixes)?;
     for (node, span) in &nodes {
+        // They are sorted and overlap nowhere: only the last that begins before it can contain it.
+        let behind = prefixes.partition_point(|(cidr, ..)| cidr.network() <= node.underlay);
+        let nearest = behind.checked_sub(1).map(|at| prefixes[at].0);
         if let Some(cidr) =
-            prefixes.iter().map(|p| p.0).chain(cidrs.iter().copied()).find(|c| c.contains(&node.underlay))
+            nearest.into_iter().chain(cidrs.iter().copied()).find(|c| c.contains(&node.underlay))
         {
             let message = format!(
                 "underlay address {} lies in the pods' {cidr}; packets to it would loop",

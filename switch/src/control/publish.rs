@@ -116,11 +116,12 @@ impl Publisher {
         let present = state.ports.iter().filter(forwards).map(|(name, _)| name.clone());
         self.ports.assign(present, epoch, acknowledged)?;
         self.bridges.assign(state.bridges.keys().cloned(), epoch, acknowledged)?;
-        self.peers.assign(tunnel::peers(state).into_keys(), epoch, acknowledged)?;
+        let peers = tunnel::peers(state);
+        self.peers.assign(peers.keys().cloned(), epoch, acknowledged)?;
 
-        let tunnels = tunnel::build(self, state, devices);
+        let tunnels = tunnel::build(self, state, devices, &peers);
         let ports = self.build_ports(state, devices);
-        let bridges = bridge::build(self, state);
+        let bridges = bridge::build(self, state, &tunnel::remotes(&peers));
         let snapshot = Arc::new(Snapshot { epoch, ports, bridges, tunnels });
         self.last = Arc::clone(&snapshot);
         Ok(snapshot)

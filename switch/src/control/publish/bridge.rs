@@ -28,20 +28,20 @@ pub(super) struct Decisions {
     statics: Vec<((Option<VlanId>, MacAddr), FdbTarget)>,
     neighbours: Vec<(IpAddr, Neighbour)>,
     /// Where no pod may send to: a flow that was let through before there was a peer must be looked at again.
-    remotes: Vec<SocketAddr>,
+    remotes: Arc<[SocketAddr]>,
     ageing_seconds: u32,
     fdb_max: u32,
 }
 
 /// The bridges table; the last one if nothing changed.
-pub(super) fn build(publisher: &mut Publisher, state: &State) -> Arc<Bridges> {
+pub(super) fn build(publisher: &mut Publisher, state: &State, remotes: &Arc<[SocketAddr]>) -> Arc<Bridges> {
     let last = Arc::clone(&publisher.last.bridges);
     let mut slots: Vec<Option<Arc<Bridge>>> = vec![None; publisher.bridges.bound()];
     publisher.decisions.retain(|name, _| state.bridges.contains_key(name));
     for (name, spec) in &state.bridges {
         let Some(slot) = publisher.bridge_slot(name) else { continue };
         let old = last.get(slot).filter(|old| *old.name == **name);
-        let bridge = bridge(publisher, state, spec, slot, old);
+        let bridge = bridge(publisher, (state, remotes), spec, slot, old);
         slots[slot.index()] = Some(match last.slots.get(slot.index()).cloned().flatten() {
             Some(old) if same_bridge(&old, &bridge) => old,
             _ => Arc::new(bridge),
@@ -52,7 +52,7 @@ pub(super) fn build(publisher: &mut Publisher, state: &State) -> Arc<Bridges> {
 
 fn bridge(
     publisher: &mut Publisher,
-    state: &State,
+    (state, remotes): (&State, &Arc<[SocketAddr]>),
     spec: &BridgeSpec,
     slot: BridgeSlot,
     old: Option<&Bridge>,
@@ -76,7 +76,7 @@ fn bridge(
         routes: if router_mac.is_some() { routes(publisher, state, spec, node) } else { Vec::new() },
         statics: operators,
         neighbours: operator_neighbours(publisher, state, &spec.name),
-        remotes: super::tunnel::remotes(state),
+        remotes: Arc::clone(remotes),
         ageing_seconds: spec.ageing_seconds,
         fdb_max: spec.fdb_max,
     };

@@ -38,14 +38,19 @@ impl<K: Ord + Clone> Slots<K> {
             }
             waits
         });
-        let keys: BTreeSet<K> = keys.into_iter().collect();
+        let mut keys: Vec<K> = keys.into_iter().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        if self.holders.keys().eq(&keys) {
+            return Ok(());
+        }
         let added: Vec<&K> = keys.iter().filter(|key| !self.holders.contains_key(*key)).collect();
         if added.len() > self.free.len() + (self.most - usize::from(self.next)) {
             return Err(Full { what: self.what, most: self.most });
         }
         let leaving = &mut self.leaving;
         self.holders.retain(|key, slot| {
-            let stays = keys.contains(key);
+            let stays = keys.binary_search(key).is_ok();
             if !stays {
                 leaving.push((*slot, epoch));
             }

@@ -82,7 +82,8 @@ fn a_changed_route_gives_the_bridge_a_new_generation() {
 fn segments_have_a_peer_per_remote() {
     let mut publisher = Publisher::default();
     publisher.build(&state(), &Devices::default(), 0).unwrap();
-    let wanted = tunnel::peers(&state());
+    let state = state();
+    let wanted = tunnel::peers(&state);
     assert_eq!(wanted.len(), 5);
     assert_eq!(publisher.peer_slots().count(), 5);
     // Without sockets none of them is in the table.

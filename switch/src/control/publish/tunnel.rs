@@ -1,6 +1,6 @@
 //! Underlays and peers of a snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -31,19 +31,23 @@ pub(super) fn routed_key(state: &State, via: &Via) -> Option<PeerKey> {
 }
 
 /// A peer as the state wants it.
-pub(super) struct Wanted {
-    bridge: String,
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    bridge: &'a str,
     mac: MacAddr,
-    segment: Option<(String, Vni, u16)>,
+    segment: Option<(&'a str, Vni, u16)>,
 }
 
+/// Peers as the state wants them. There may be thousands: they are gathered once a snapshot.
+pub(super) type Peers<'a> = BTreeMap<PeerKey, Wanted<'a>>;
+
 /// All peers: of the cluster, of routes, of segments. What the cluster says of a peer goes before a route's word.
-pub(super) fn peers(state: &State) -> BTreeMap<PeerKey, Wanted> {
+pub(super) fn peers(state: &State) -> Peers<'_> {
     let mut all = BTreeMap::new();
     if let Some(vtep) = &state.node.vtep {
         for peer in &state.node.peers {
             let key = PeerKey::Routed { remote: peer.underlay, port: vtep.port, vni: vtep.vni };
-            all.insert(key, Wanted { bridge: state.node.bridge.clone(), mac: peer.mac, segment: None });
+            all.insert(key, Wanted { bridge: &state.node.bridge, mac: peer.mac, segment: None });
         }
     }
     for route in state.routes.values() {
@@ -52,40 +56,47 @@ pub(super) fn peers(state: &State) -> BTreeMap<PeerKey, Wanted> {
         };
         let PeerKey::Routed { vni, .. } = key else { continue };
         let mac = mac.unwrap_or_else(|| MacAddr::vtep(*remote, vni));
-        all.entry(key).or_insert(Wanted { bridge: route.bridge.clone(), mac, segment: None });
+        all.entry(key).or_insert(Wanted { bridge: &route.bridge, mac, segment: None });
     }
     for port in state.ports.values().filter(|port| port.spec.kind == PortKind::Vxlan) {
         let spec = &port.spec;
         let Some(vni) = spec.vni else { continue };
         for remote in &spec.remotes {
             let key = PeerKey::Segment { port: spec.name.clone(), remote: *remote };
-            let segment = Some((spec.name.clone(), vni, spec.udp_port.unwrap_or(VXLAN_PORT)));
-            all.insert(key, Wanted { bridge: spec.bridge.clone(), mac: MacAddr::ZERO, segment });
+            let segment = Some((spec.name.as_str(), vni, spec.udp_port.unwrap_or(VXLAN_PORT)));
+            all.insert(key, Wanted { bridge: &spec.bridge, mac: MacAddr::ZERO, segment });
         }
     }
     all
 }
 
 /// Where peers take VXLAN, sorted.
-pub(super) fn remotes(state: &State) -> Vec<SocketAddr> {
-    let remote = |(key, wanted): (PeerKey, Wanted)| match (key, wanted.segment) {
-        (PeerKey::Routed { remote, port, .. }, _) => Some(SocketAddr::new(remote, port)),
-        (PeerKey::Segment { remote, .. }, Some((_, _, port))) => Some(SocketAddr::new(remote, port)),
+pub(super) fn remotes(peers: &Peers<'_>) -> Arc<[SocketAddr]> {
+    let remote = |(key, wanted): (&PeerKey, &Wanted<'_>)| match (key, wanted.segment) {
+        (PeerKey::Routed { remote, port, .. }, _) => Some(SocketAddr::new(*remote, *port)),
+        (PeerKey::Segment { remote, .. }, Some((_, _, port))) => Some(SocketAddr::new(*remote, port)),
         (PeerKey::Segment { .. }, None) => None,
     };
-    let all: BTreeSet<SocketAddr> = peers(state).into_iter().filter_map(remote).collect();
-    all.into_iter().collect()
+    let mut all: Vec<SocketAddr> = peers.iter().filter_map(remote).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into()
 }
 
 /// The tunnels table; the last one if nothing changed.
-pub(super) fn build(publisher: &mut Publisher, state: &State, devices: &Devices) -> Arc<Tunnels> {
+pub(super) fn build(
+    publisher: &mut Publisher,
+    state: &State,
+    devices: &Devices,
+    peers: &Peers<'_>,
+) -> Arc<Tunnels> {
     let last = Arc::clone(&publisher.last.tunnels);
     let mut table =
         Tunnels { underlays: devices.underlays.values().cloned().collect(), ..Tunnels::default() };
     let index_of = |port: u16| devices.underlays.keys().position(|known| *known == port);
     table.peers = vec![None; publisher.peers.bound()];
-    for (key, wanted) in peers(state) {
-        let Some(mut peer) = peer(publisher, state, &key, &wanted, index_of) else { continue };
+    for (key, wanted) in peers {
+        let Some(mut peer) = peer(publisher, state, key, wanted, index_of) else { continue };
         let slot = peer.slot;
         table.remotes.insert(peer.remote);
         table.by_source.insert((peer.underlay, peer.remote.ip(), peer.vni), slot);
@@ -109,14 +120,14 @@ fn peer(
     publisher: &Publisher,
     state: &State,
     key: &PeerKey,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     index_of: impl Fn(u16) -> Option<usize>,
 ) -> Option<Peer> {
-    let bridge = publisher.bridge_slot(&wanted.bridge)?;
+    let bridge = publisher.bridge_slot(wanted.bridge)?;
     let (remote, port, vni, mode) = match (key, &wanted.segment) {
         (PeerKey::Routed { remote, port, vni }, _) => {
             let local_mac = state.node.vtep.as_ref().map(|vtep| vtep.mac);
-            let local_mac = local_mac.or_else(|| state.router_mac(&wanted.bridge))?;
+            let local_mac = local_mac.or_else(|| state.router_mac(wanted.bridge))?;
             (remote, *port, *vni, PeerMode::Routed { mac: wanted.mac, local_mac, bridge })
         }
         (PeerKey::Segment { remote, .. }, Some((name, vni, port))) => {
