@@ -43,7 +43,7 @@ pub struct DataplaneConfig {
     pub spin_us: u32,
     /// Entries of each worker's flow cache.
     pub cache_entries: usize,
-    /// Most learned stations over all bridges.
+    /// Most learned stations over all bridges; 4 bytes of address space each, memory as they come.
     pub stations: usize,
     /// Frames of each worker's pool, about 67 KB of address space each; memory is used only as far as frames fill it.
     pub pool_frames: usize,
@@ -65,7 +65,8 @@ impl Default for DataplaneConfig {
             workers: 1,
             spin_us,
             cache_entries: 65_536,
-            stations: 65_536,
+            // As many as one bridge may be allowed.
+            stations: 1 << 20,
             pool_frames: 2048,
             notify: None,
         }
