@@ -1,0 +1,208 @@
+//! One AF_XDP socket with a memory of its own: what a worker receives and sends by, and the two descriptors by which another
+//! process goes on where this one was.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weft_sys::xdp::{
+    Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics,
+};
+
+use crate::port::Refused;
+
+/// Bytes of a chunk while a frame fits into one, and else.
+const CHUNK: u32 = 2048;
+const LARGE_CHUNK: u32 = 4096;
+/// Longest frame of an MTU: Ethernet header and a tag.
+const FRAME_OVERHEAD: u32 = 18;
+/// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
+const SEND_BUFFER: usize = 4 << 20;
+
+/// What a queue is made for. Who takes one over must say the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
+    pub(crate) receiving: u32,
+    /// Chunks on their way out at most.
+    pub(crate) sending: u32,
+    /// MTU of the device, bytes.
+    pub(crate) mtu: u32,
+}
+
+impl Shape {
+    /// Longest frame, bytes.
+    pub(crate) fn frame(&self) -> usize {
+        (self.mtu + FRAME_OVERHEAD) as usize
+    }
+
+    fn chunk_size(&self) -> u32 {
+        if self.mtu + FRAME_OVERHEAD <= CHUNK - HEADROOM { CHUNK } else { LARGE_CHUNK }
+    }
+
+    fn options(&self, copy: CopyMode) -> XdpOptions {
+        XdpOptions {
+            rx: self.receiving,
+            tx: self.sending,
+            fill: self.receiving,
+            completion: self.sending,
+            copy,
+            frags: self.mtu + FRAME_OVERHEAD > self.chunk_size() - HEADROOM,
+        }
+    }
+}
+
+/// A socket and its memory.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Both once more, for the poll, and to be held.
+    socket: OwnedFd,
+    memory: OwnedFd,
+    shape: Shape,
+    /// `None`: another process has it still.
+    ends: Mutex<Option<Ends>>,
+}
+
+/// What whoever moves frames needs.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) umem: Arc<Umem>,
+    pub(crate) socket: XdpSocket,
+    pub(crate) free: Vec<Chunk>,
+    /// For who receives: empty between batches.
+    pub(crate) received: Vec<Piece>,
+    sending: Vec<Piece>,
+    shape: Shape,
+}
+
+impl Queue {
+    /// Opens a socket for queue `number` of `device` (an index) in the current namespace.
+    ///
+    /// # Errors
+    /// Those of [`XdpSocket::open`], with the step.
+    pub(crate) fn open(device: u32, number: u32, shape: Shape, copy: CopyMode) -> io::Result<Self> {
+        let (umem, mut free) = Umem::create(shape.receiving + shape.sending, shape.chunk_size())?;
+        let socket = XdpSocket::open(&umem, device, number, &shape.options(copy), &mut free)?;
+        socket.set_send_buffer(SEND_BUFFER)?;
+        let (fd, memory) = (socket.as_fd().try_clone_to_owned()?, umem.as_fd().try_clone_to_owned()?);
+        let ends = Mutex::new(Some(Ends::new(umem, socket, free, shape)));
+        Ok(Queue { socket: fd, memory, shape, ends })
+    }
+
+    /// Takes over what another process has opened, or held. Nothing is received or sent until [`Queue::activate`].
+    pub(crate) fn adopt([socket, memory]: [OwnedFd; 2], shape: Shape) -> Self {
+        Queue { socket, memory, shape, ends: Mutex::new(None) }
+    }
+
+    /// Goes on where the other process was, which must not use it any more.
+    ///
+    /// # Errors
+    /// What the descriptors are instead; `ResourceBusy` on kernels before 6.4.
+    pub(crate) fn activate(&self) -> io::Result<()> {
+        let mut ends = self.ends();
+        if ends.is_none() {
+            let (umem, mut free) = Umem::adopt(self.memory.try_clone()?, self.shape.chunk_size())?;
+            let options = self.shape.options(CopyMode::Copy);
+            let socket = XdpSocket::adopt(self.socket.try_clone()?, &umem, &options, &mut free)?;
+            *ends = Some(Ends::new(umem, socket, free, self.shape));
+        }
+        Ok(())
+    }
+
+    /// Socket and memory.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.socket.as_fd(), self.memory.as_fd()]
+    }
+
+    /// The descriptor that becomes readable when frames wait.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// True when the device reads and writes the memory itself.
+    pub(crate) fn is_zero_copy(&self) -> bool {
+        self.ends().as_ref().is_some_and(|ends| ends.socket.is_zero_copy())
+    }
+
+    /// Bytes of memory, all of them locked.
+    pub(crate) fn memory(&self) -> usize {
+        self.ends().as_ref().map_or(0, |ends| ends.umem.size())
+    }
+
+    /// What the kernel counts.
+    pub(crate) fn statistics(&self) -> Option<XdpStatistics> {
+        self.ends().as_ref().and_then(|ends| ends.socket.statistics().ok())
+    }
+
+    /// Both ends, while no other worker uses them. `None`: another process has them.
+    pub(crate) fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
+        // A worker that panics ends the process.
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ends {
+    fn new(umem: Arc<Umem>, socket: XdpSocket, free: Vec<Chunk>, shape: Shape) -> Self {
+        let mut ends = Ends {
+            umem,
+            socket,
+            free,
+            received: Vec::with_capacity(shape.receiving as usize),
+            sending: Vec::with_capacity(shape.sending as usize),
+            shape,
+        };
+        ends.free.reserve((shape.receiving + shape.sending) as usize);
+        ends.refill();
+        ends
+    }
+
+    /// Gives the kernel chunks to receive in. The rest is for sending.
+    pub(crate) fn refill(&mut self) {
+        let lacking = (self.shape.receiving as usize).saturating_sub(self.socket.filled());
+        self.socket.fill(&mut self.free, lacking);
+        // It fails where the device is gone, which control is told.
+        let _ = self.socket.wake_receive();
+    }
+
+    /// Puts one frame on its way; it leaves with [`Ends::flush`].
+    ///
+    /// # Errors
+    /// [`Refused::Invalid`] for one that is empty or longer than the device takes; [`Refused::Full`].
+    #[inline]
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        if frame.is_empty() || frame.len() > self.shape.frame() {
+            return Err(Refused::Invalid);
+        }
+        let size = self.umem.chunk_size() as usize;
+        let needed = frame.len().div_ceil(size);
+        let room = |ends: &Ends| {
+            let under_way = ends.socket.unsent() + ends.sending.len();
+            (ends.shape.sending as usize).saturating_sub(under_way).min(ends.free.len()) >= needed
+        };
+        if !room(self) {
+            self.socket.complete(&mut self.free);
+            if !room(self) {
+                return Err(Refused::Full);
+            }
+        }
+        let mut rest = frame;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(rest.len().min(size));
+            let Some(mut chunk) = self.free.pop() else { return Err(Refused::Full) };
+            self.umem.bytes_mut(&mut chunk)[..part.len()].copy_from_slice(part);
+            let more = !behind.is_empty();
+            self.sending.push(Piece { chunk, offset: 0, len: part.len() as u32, more });
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel send what was put on its way.
+    pub(crate) fn flush(&mut self) {
+        // There is room for all: see `send`. What may not be sent was not put there.
+        let _ = self.socket.send(&mut self.sending);
+        // While it is down, and when it is gone, nothing leaves; what waits is sent when it is up again.
+        let _ = self.socket.kick();
+        self.socket.complete(&mut self.free);
+    }
+}
