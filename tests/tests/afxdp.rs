@@ -59,6 +59,15 @@ fn pods_of_one_node() {
         );
         let show = node.weft(&["show"])?;
         ensure!(show.contains("native copy at weft"), "{show}");
+        let status = node.weft_json(&["status"])?;
+        // What the pod's kernel leaves to its device would be lost.
+        let features = a.ns.sh("ethtool -k eth0")?;
+        for off in
+            ["tx-checksumming", "tcp-segmentation-offload", "tx-vlan-offload", "tx-vlan-stag-hw-insert"]
+        {
+            ensure!(features.contains(&format!("{off}: off")), "{off}: {features}");
+        }
+        ensure!(status["degraded"].as_array().is_some_and(Vec::is_empty), "{status}");
         talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
         talk(&lab, &a.ns, &tap.ns, &both(&tap), true)?;
         talk(&lab, &tap.ns, &a.ns, &both(&a), true)?;
@@ -280,5 +289,39 @@ fn what_cannot_be_is_refused() {
             ensure!(host_ends(node)? == 0, "{:?}", node.links()?);
             Ok(())
         })
+    });
+}
+
+#[test]
+fn a_changed_mtu_is_both_ends() {
+    as_root(|| {
+        let mut lab = Lab::up(Options { nodes: 1, keeper: Some(Vec::new()), ..Options::default() })?;
+        let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
+        let add = |ns: &Namespace, kind: &str, ip: &str| {
+            let (name, netns) = (format!("lan-{kind}"), format!("netns={}", ns.name()));
+            let line = ["add-port", "lan", &name, &format!("type={kind}"), &netns, &format!("ip={ip}/24")];
+            lab.nodes[0].weft(&line).map(drop)
+        };
+        lab.nodes[0].weft(&["add-br", "lan", "gateway=10.9.0.1/24"])?;
+        add(&a, "afxdp", "10.9.0.2")?;
+        add(&b, "tap", "10.9.0.3")?;
+        for (mtu, payload) in [(8950, 8922), (1400, 1372), (9216, 9188), (1280, 1252)] {
+            lab.nodes[0].weft(&["set", "bridge", "lan", &format!("mtu={mtu}")])?;
+            for event in ["changed", "upgraded", "killed"] {
+                match event {
+                    "upgraded" => drop(lab.nodes[0].weft(&["upgrade"])?),
+                    "killed" => lab.nodes[0].kill_kept()?,
+                    _ => {}
+                }
+                let out = ping_df(&a, "10.9.0.3", payload)?;
+                ensure!(out.contains("1 received"), "{mtu}, {event}: {out}");
+                hashed_both_ways(&b, &a, "10.9.0.2", 5)?;
+            }
+        }
+        // More than such a port can have: it has as much as it can.
+        lab.nodes[0].weft(&["set", "bridge", "lan", "mtu=20000"])?;
+        ensure!(a.sh("cat /sys/class/net/eth0/mtu")?.trim() == "9216", "not the most");
+        ensure!(b.sh("cat /sys/class/net/eth0/mtu")?.trim() == "20000", "the TAP port, too?");
+        ping(&a, "10.9.0.3", 3)
     });
 }

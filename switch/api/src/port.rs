@@ -252,6 +252,8 @@ pub struct XdpInfo {
     pub zero_copy: bool,
     /// Memory of the port, in bytes, all of it locked.
     pub memory: u64,
+    /// Frames from the port that found no room there, since its socket was opened.
+    pub dropped: u64,
 }
 
 /// Counters of a port since it was made. `rx` is what the switch received from the port.

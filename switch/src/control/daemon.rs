@@ -23,6 +23,7 @@ use super::cluster::FileWatch;
 use super::cni;
 use super::config::{Args, Config, LogFormat};
 use super::effects::host::{HostNetwork, record_path};
+use super::effects::veth;
 use super::engine::{self, Handle, Job, Started};
 use super::handover::{self, Giver, Taken};
 use super::holder::Holder;
@@ -430,7 +431,13 @@ fn remove_device(port: &PortRecord) -> anyhow::Result<()> {
         },
     };
     let ifname = port.ifname().to_owned();
-    netns.run(move || remove_link(&ifname))?
+    let id = netns.id()?;
+    netns.run(move || remove_link(&ifname))??;
+    if port.spec.kind == weft_api::PortKind::Afxdp {
+        // Where the pod has renamed its end.
+        veth::remove(&port.spec.name, id);
+    }
+    Ok(())
 }
 
 fn remove_link(ifname: &str) -> anyhow::Result<()> {
@@ -474,7 +481,10 @@ fn raise_limits() {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
     // Memory of AF_XDP ports is locked. In a container without CAP_SYS_RESOURCE the limit stays.
-    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    }
 }
 
 /// Who may use the control socket.

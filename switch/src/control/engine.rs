@@ -168,8 +168,8 @@ pub struct View {
     pub sysctls: Vec<SysctlChange>,
     /// Offloads of each port with an open device.
     pub offloads: BTreeMap<String, Vec<String>>,
-    /// How frames get to each port with an AF_XDP socket.
-    pub xdp: BTreeMap<String, weft_api::port::XdpInfo>,
+    /// The host's end of each port with an AF_XDP socket, and that.
+    pub xdp: BTreeMap<String, (String, Arc<crate::port::XdpDevice>)>,
     /// Slots of ports that forward.
     pub ports: BTreeMap<String, PortSlot>,
     /// Slots of bridges.

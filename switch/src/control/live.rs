@@ -16,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_api::port::XdpInfo;
 use weft_api::{ApiError, Code, PortKind};
 use weft_sys::netns::{NAMED_DIR, Netns, NsId};
 
@@ -30,7 +29,7 @@ use super::publish::Devices;
 use super::state::{NetnsRecord, PortRecord, State, TapRecord};
 use super::watch::{self, NetnsName};
 use crate::port::underlay::UnderlayConfig;
-use crate::port::{Device, Underlay};
+use crate::port::{Device, Underlay, XdpDevice};
 use whole::Whole;
 
 /// How long a device of the same name that is just being closed is waited for.
@@ -161,8 +160,13 @@ impl Live {
                 else {
                     return Ok(None);
                 };
-                port::reconfigure(open.live.index, &open.netns, &was, &is)
-                    .map_err(|error| refusal(&of(name), &error))?;
+                let changed = match &open.live.device {
+                    Device::Xdp(xdp) => {
+                        veth::reconfigure(xdp.device(), (open.live.index, &open.netns), &was, &is)
+                    }
+                    _ => port::reconfigure(open.live.index, &open.netns, &was, &is),
+                };
+                changed.map_err(|error| refusal(&of(name), &error))?;
                 Ok(None)
             }
             Step::CloseUnderlay(config) => {
@@ -220,8 +224,15 @@ impl Live {
         };
         let opened = match attached {
             // Of the daemon's own namespace, links may well be gone with a boot.
-            Err(EffectError::Missing(_)) if record.netns.is_none() => port::create(&spec, &netns),
-            Err(EffectError::Missing(_)) if record.tap.is_none() => return Return::Gone,
+            Err(EffectError::Missing(_)) if record.netns.is_none() && record.spec.netns.is_none() => {
+                port::create(&spec, &netns)
+            }
+            Err(EffectError::Missing(_)) if record.tap.is_none() => {
+                if let Ok(id) = netns.id() {
+                    veth::remove(&record.spec.name, id);
+                }
+                return Return::Gone;
+            }
             other => other,
         };
         match opened {
@@ -308,7 +319,7 @@ impl Live {
             .collect();
         all.extend(self.host_failed.clone());
         for (name, open) in &self.ports {
-            let Some(record) = state.ports.get(name) else { continue };
+            let (Some(record), Device::Tap(_)) = (state.ports.get(name), &open.live.device) else { continue };
             let wanted = port::offloads(&record.spec.offloads_off).unwrap_or(open.live.offloads);
             let refused = port::offload_names(wanted - open.live.offloads);
             if !refused.is_empty() {
@@ -342,17 +353,11 @@ impl Live {
             .collect()
     }
 
-    /// How frames get to each port with an AF_XDP socket, by name.
-    pub fn xdp(&self) -> BTreeMap<String, XdpInfo> {
+    /// Ports with an AF_XDP socket: the host's end of each, and the socket.
+    pub fn xdp(&self) -> BTreeMap<String, (String, Arc<XdpDevice>)> {
         let of = |(name, open): (&String, &Open)| {
             let Device::Xdp(xdp) = &open.live.device else { return None };
-            let info = XdpInfo {
-                device: veth::host_name(name),
-                mode: xdp.mode().to_string(),
-                zero_copy: xdp.is_zero_copy(),
-                memory: xdp.memory() as u64,
-            };
-            Some((name.clone(), info))
+            Some((name.clone(), (veth::host_name(name, open.live.netns), Arc::clone(xdp))))
         };
         self.ports.iter().filter_map(of).collect()
     }
@@ -380,6 +385,12 @@ impl Live {
             _ => None,
         };
         self.ports.iter().filter_map(one).collect()
+    }
+
+    /// Lets go of a port whose descriptors are of no use, with what waits by them. Its device stays.
+    pub fn forget(&mut self, name: &str) {
+        drop(self.ports.remove(name));
+        self.adopted.retain(|adopted| adopted != name);
     }
 
     /// What the snapshot is built from.

@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use weft_api::port::PortCounters;
+use weft_api::port::{PortCounters, XdpInfo};
+
 use weft_api::report::{
     DropCount, FdbEntry, FlowEntry, NeighbourEntry, PoolStatus, RouteEntry, Stats, Status, TunnelEntry,
 };
@@ -103,7 +104,13 @@ impl Source for Reporter {
                     .local_mtu
                     .filter(|mtu| record.spec.mtu.is_some_and(|elsewhere| *mtu > elsewhere)),
                 offloads: view.offloads.get(name).cloned().unwrap_or_default(),
-                xdp: view.xdp.get(name).cloned(),
+                xdp: view.xdp.get(name).map(|(device, xdp)| XdpInfo {
+                    device: device.clone(),
+                    mode: xdp.mode().to_string(),
+                    zero_copy: xdp.is_zero_copy(),
+                    memory: xdp.memory() as u64,
+                    dropped: xdp.dropped(),
+                }),
                 counters: PortCounters {
                     rx_frames: counters.rx_frames,
                     rx_bytes: counters.rx_bytes,

@@ -311,7 +311,7 @@ impl State {
                 record.local_mtu = local.filter(|_| spec.kind != PortKind::Afxdp);
             }
             if record.mtu_follows {
-                spec.mtu = Some(self.port_mtu(&spec.bridge));
+                spec.mtu = Some(most(spec.kind, self.port_mtu(&spec.bridge)));
             }
             if spec.gateways.is_none() {
                 spec.gateways = Some(self.default_gateways(spec));
@@ -358,7 +358,7 @@ impl State {
             .cloned()
             .collect();
         for port in following {
-            let mtu = self.port_mtu(&port.spec.bridge);
+            let mtu = most(port.spec.kind, self.port_mtu(&port.spec.bridge));
             if port.spec.mtu != Some(mtu) {
                 let mut changed = (*port).clone();
                 changed.spec.mtu = Some(mtu);
@@ -491,6 +491,11 @@ impl State {
         let on_link = |gateway: &&IpNet| spec.ips.iter().any(|ip| ip.contains(&gateway.addr()));
         bridge.gateways.iter().filter(on_link).map(IpNet::addr).collect()
     }
+}
+
+/// As much of an MTU as a port of this kind can have.
+fn most(kind: PortKind, mtu: u32) -> u32 {
+    if kind == PortKind::Afxdp { mtu.min(crate::port::xdp::MTU_MAX) } else { mtu }
 }
 
 fn keep(there: bool, what: impl FnOnce() -> String, gone: &mut Vec<String>) -> bool {

@@ -18,6 +18,7 @@ use weft_sys::netns::{Netns, NsId};
 use weft_sys::pathid::Dir;
 
 use super::cluster::{Cluster, FileWatch};
+use super::effects::veth;
 use super::state::NetnsRecord;
 
 /// How often [`Event::Tick`] comes and the cluster file is looked at: together, for what an idle daemon costs is waking up.
@@ -261,8 +262,9 @@ enum Wake {
 /// Routes change all the time on some nodes and never change an MTU of the underlay by themselves.
 fn is_about_underlay(event: &link::Event) -> bool {
     match event {
-        link::Event::LinkChanged(_)
-        | link::Event::LinkRemoved(_)
+        // Pods have the other ends of these, and may set them up and down all day.
+        link::Event::LinkChanged(link) => !veth::is_host_name(&link.name),
+        link::Event::LinkRemoved(_)
         | link::Event::AddrChanged(_)
         | link::Event::AddrRemoved(_)
         | link::Event::Overrun => true,

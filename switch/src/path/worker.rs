@@ -349,8 +349,8 @@ impl Worker {
         frames > 0
     }
 
-    /// Most frames of a source's next turn: more while nobody else could be kept waiting, for what few datagrams of a
-    /// flow a batch has, so many system calls it takes to send them.
+    /// Most frames of a source's next turn: more while nobody else has any, for the more datagrams of a flow a batch has, the
+    /// fewer system calls it takes to send them.
     #[inline]
     fn share(&self, index: usize) -> usize {
         let is_alone = index == self.latest && self.now - self.latest_since > ALONE_NS;

@@ -47,6 +47,8 @@ pub enum Refused {
     Full,
     /// Down, or gone.
     Down,
+    /// Longer than the device takes.
+    TooLong,
     /// The kernel does not like the frame or its vnet header.
     Invalid,
 }
@@ -57,6 +59,7 @@ impl Refused {
         match self {
             Refused::Full => Reason::QueueFull,
             Refused::Down => Reason::PortDown,
+            Refused::TooLong => Reason::TooBig,
             Refused::Invalid => Reason::BadVnetHeader,
         }
     }

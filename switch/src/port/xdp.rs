@@ -5,7 +5,8 @@
 //! has its offloads off, and what is sent must owe nothing. Socket, memory and program are three descriptors: with them another
 //! process goes on where this one was, with all that waits.
 //!
-//! A worker locks the device once for each batch; others wait for that only where several workers send to one port.
+//! A worker locks the device for each batch that it receives, and for each frame that it sends; another one has to wait only
+//! where several workers send to one port.
 
 /// One socket with its memory, of a port or an uplink.
 pub(super) mod queue;
@@ -29,6 +30,8 @@ const SENDING: u32 = 512;
 pub const MTU_MAX: u32 = 9216;
 /// The queue of the device that the socket is for. A veth has one unless it is asked for more.
 const QUEUE: u32 = 0;
+/// What a frame counts in a batch, bytes.
+const FRAME: usize = 2048;
 
 /// The descriptors of a device, in the order of [`XdpDevice::descriptors`].
 pub type Parts<T> = [T; 3];
@@ -39,20 +42,19 @@ pub struct XdpDevice {
     queue: Queue,
     attachment: Attachment,
     device: u32,
-    mtu: u32,
 }
 
 impl XdpDevice {
-    /// Opens the host's end of a veth pair, by its index in the current namespace; `mtu` is that of both ends.
+    /// Opens the host's end of a veth pair, by its index in the current namespace.
     ///
     /// # Errors
     /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket.
-    pub fn open(device: u32, mtu: u32) -> io::Result<Self> {
-        let queue = Queue::open(device, QUEUE, shape(mtu), CopyMode::Copy)?;
+    pub fn open(device: u32) -> io::Result<Self> {
+        let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy)?;
         let sockets = XskMap::new(QUEUE + 1)?;
         sockets.set(QUEUE, queue.descriptor())?;
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;
-        Ok(XdpDevice { queue, attachment, device, mtu })
+        Ok(XdpDevice { queue, attachment, device })
     }
 
     /// Takes over what another process has opened, or held, for the host's end `device` of the current namespace. Nothing
@@ -60,9 +62,9 @@ impl XdpDevice {
     ///
     /// # Errors
     /// What the descriptors are instead.
-    pub fn adopt([socket, memory, link]: Parts<OwnedFd>, device: u32, mtu: u32) -> io::Result<Self> {
+    pub fn adopt([socket, memory, link]: Parts<OwnedFd>, device: u32) -> io::Result<Self> {
         let attachment = Attachment::adopt(link, device)?;
-        Ok(XdpDevice { queue: Queue::adopt([socket, memory], shape(mtu)), attachment, device, mtu })
+        Ok(XdpDevice { queue: Queue::adopt([socket, memory], SHAPE), attachment, device })
     }
 
     /// Goes on where the other process was, which must not use it any more.
@@ -104,11 +106,17 @@ impl XdpDevice {
         self.queue.memory()
     }
 
+    /// Frames that the kernel had no room for since the socket was opened.
+    pub fn dropped(&self) -> u64 {
+        self.queue.statistics().map_or(0, |it| it.rx_dropped + it.rx_ring_full.unwrap_or(0))
+    }
+
     /// Adds waiting frames to `batch`.
     pub fn receive(&self, slot: PortSlot, pool: &mut Pool, batch: &mut Batch) -> Rx {
         let mut ends = self.queue.ends();
         let Some(ends) = ends.as_mut() else { return Rx::Drained };
-        let (mut bytes, most) = (0, batch.room().min(BATCH_BYTES / self.mtu as usize));
+        // A frame that finds no buffer waits in the ring.
+        let most = batch.room().min(pool.available()).min(BATCH_BYTES / FRAME);
         let frames = ends.socket.receive(&mut ends.received, most);
         let mut frame = None;
         for piece in ends.received.drain(..) {
@@ -120,15 +128,13 @@ impl XdpDevice {
             }
             let ends_here = !piece.more;
             ends.free.push(piece.chunk);
-            // Without a buffer the frame is lost, as it is where a batch finds no room.
             if let Some(mut frame) = frame.take_if(|_| ends_here) {
                 frame.ingress = Ingress::Port(slot);
-                bytes += frame.len();
                 batch.add(frame);
             }
         }
         ends.refill();
-        if frames < most && bytes < BATCH_BYTES { Rx::Drained } else { Rx::More }
+        if frames < most { Rx::Drained } else { Rx::More }
     }
 
     /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`XdpDevice::flush`].
@@ -151,6 +157,5 @@ impl XdpDevice {
     }
 }
 
-fn shape(mtu: u32) -> Shape {
-    Shape { receiving: RECEIVING, sending: SENDING, mtu }
-}
+/// The same for every MTU, which may change.
+const SHAPE: Shape = Shape { receiving: RECEIVING, sending: SENDING, mtu: MTU_MAX };

@@ -11,6 +11,7 @@ const GET_DRIVER: u32 = 0x03;
 const GET_STRINGS: u32 = 0x1b;
 const GET_SET_INFO: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
+const SET_FEATURES: u32 = 0x3b;
 const SET_TX_CHECKSUMS: u32 = 0x17;
 const SET_TSO: u32 = 0x1f;
 const SET_GSO: u32 = 0x24;
@@ -81,16 +82,7 @@ impl Device {
     /// # Errors
     /// `ENODEV`.
     pub fn has_feature(&self, name: &str) -> io::Result<bool> {
-        // command, reserved, mask of sets (u64), and the length of each set asked for.
-        let mut info = [0, 0, 1 << FEATURES, 0, 0];
-        self.call(GET_SET_INFO, &mut info)?;
-        let count = info[4] as usize;
-        let mut strings = vec![0; 3 + count * STRING / 4];
-        (strings[1], strings[2]) = (FEATURES, count as u32);
-        self.call(GET_STRINGS, &mut strings)?;
-        let Some(bit) = strings[3..].chunks(STRING / 4).position(|string| text(string) == name) else {
-            return Ok(false);
-        };
+        let Some((bit, count)) = self.feature(name)? else { return Ok(false) };
         let blocks = count.div_ceil(32);
         // command, number of blocks, and in each: available, requested, active, never changed.
         let mut features = vec![0; 2 + blocks * 4];
@@ -106,6 +98,34 @@ impl Device {
     pub fn set_offload(&self, offload: Offload, on: bool) -> io::Result<()> {
         // `struct ethtool_value`.
         self.call(offload as u32, &mut [0, on.into()])
+    }
+
+    /// Turns a feature that has a name (as `ethtool -k` shows it) on or off; one that the kernel does not know is left alone.
+    ///
+    /// # Errors
+    /// `ENODEV`; `PermissionDenied` without CAP_NET_ADMIN.
+    pub fn set_feature(&self, name: &str, on: bool) -> io::Result<()> {
+        let Some((bit, count)) = self.feature(name)? else { return Ok(()) };
+        let blocks = count.div_ceil(32);
+        // command, number of blocks, and in each: valid, requested (`struct ethtool_sfeatures`).
+        let mut features = vec![0; 2 + blocks * 2];
+        features[1] = blocks as u32;
+        features[2 + bit / 32 * 2] = 1 << (bit % 32);
+        features[2 + bit / 32 * 2 + 1] = u32::from(on) << (bit % 32);
+        self.call(SET_FEATURES, &mut features)
+    }
+
+    /// The number of a feature, if the kernel has one of that name, and of all features.
+    fn feature(&self, name: &str) -> io::Result<Option<(usize, usize)>> {
+        // command, reserved, mask of sets (u64), and the length of each set asked for.
+        let mut info = [0, 0, 1 << FEATURES, 0, 0];
+        self.call(GET_SET_INFO, &mut info)?;
+        let count = info[4] as usize;
+        let mut strings = vec![0; 3 + count * STRING / 4];
+        (strings[1], strings[2]) = (FEATURES, count as u32);
+        self.call(GET_STRINGS, &mut strings)?;
+        let bit = strings[3..].chunks(STRING / 4).position(|string| text(string) == name);
+        Ok(bit.map(|bit| (bit, count)))
     }
 
     /// The command goes to the first word.
@@ -156,6 +176,11 @@ mod tests {
                     device.set_offload(offload, false).unwrap();
                 }
                 assert!(!checksums() && !tso() && !gso());
+                device.set_feature("tx-vlan-hw-insert", false).unwrap();
+                assert!(!device.has_feature("tx-vlan-hw-insert").unwrap());
+                device.set_feature("tx-vlan-hw-insert", true).unwrap();
+                assert!(device.has_feature("tx-vlan-hw-insert").unwrap() && !checksums());
+                device.set_feature("no-such-feature", true).unwrap();
                 device.set_offload(Offload::TxChecksums, true).unwrap();
                 assert!(checksums() && !tso());
                 let none = Device::new("c").unwrap();

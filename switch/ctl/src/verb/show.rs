@@ -104,7 +104,11 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
         "xdp",
         port.xdp.as_ref().map(|xdp| {
             let copies = if xdp.zero_copy { "zero-copy" } else { "copy" };
-            format!("{} {copies} at {}, {:.1} MB locked", xdp.mode, xdp.device, xdp.memory as f64 / 1e6)
+            let lost = match xdp.dropped {
+                0 => String::new(),
+                lost => format!(", {lost} without room"),
+            };
+            format!("{} {copies} at {}, {:.1} MB locked{lost}", xdp.mode, xdp.device, xdp.memory as f64 / 1e6)
         }),
     );
     push("vni", spec.vni.map(|vni| vni.to_string()));

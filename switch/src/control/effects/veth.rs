@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weft_encap::MacAddr;
 use weft_sys::ethtool::{self, Offload};
 use weft_sys::link::{Link, LinkChange, Netlink};
-use weft_sys::netns::Netns;
+use weft_sys::netns::{Netns, NsId};
 use weft_sys::sysctl;
 use weft_sys::tun::Offloads;
 
@@ -19,10 +19,57 @@ use super::port::{self, DeviceSpec, LivePort, visit};
 use crate::port::Device;
 use crate::port::xdp::{Parts, XdpDevice};
 
-/// Name of the host's end for a port: 14 bytes that are always the same.
-pub fn host_name(port: &str) -> String {
-    let [_, rest @ ..] = MacAddr::derived(format!("veth of {port}").as_bytes()).0;
-    rest.iter().fold("weft".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+/// Of all devices that are weft's.
+const PREFIX: &str = "weft";
+/// Bytes of such a name behind the prefix.
+const DIGITS: usize = 10;
+
+/// Name of the host's end for a port of that namespace: always the same.
+pub fn host_name(port: &str, netns: NsId) -> String {
+    let [_, rest @ ..] = MacAddr::derived(format!("veth of {port} in {netns}").as_bytes()).0;
+    rest.iter().fold(PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// True for what [`host_name`] gives.
+pub fn is_host_name(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Deletes the host's end of a port, if there is one.
+pub fn remove(port: &str, netns: NsId) {
+    let name = host_name(port, netns);
+    let deleted = Netlink::new().and_then(|mut netlink| match netlink.link_by_name(&name)? {
+        Some(link) => port::ignore_missing(netlink.link_del(link.index)),
+        None => Ok(()),
+    });
+    if let Err(error) = deleted {
+        tracing::warn!(%error, name, "deleting the host's end of a port");
+    }
+}
+
+/// Brings a pair from `old` to `new`: as [`port::reconfigure`], and the host's end has the MTU of the pod's.
+///
+/// # Errors
+/// As there.
+pub fn reconfigure(
+    host: u32,
+    (index, netns): (u32, &Netns),
+    old: &DeviceSpec,
+    new: &DeviceSpec,
+) -> Result<(), EffectError> {
+    let set = |mtu| Netlink::new()?.link_set(host, &LinkChange { mtu: Some(mtu), ..LinkChange::default() });
+    // The bigger one first: neither end may send what the other does not take.
+    if new.mtu > old.mtu {
+        set(new.mtu)?;
+    }
+    port::reconfigure(index, netns, old, new).inspect_err(|_| {
+        let _ = set(old.mtu);
+    })?;
+    if new.mtu < old.mtu {
+        set(new.mtu)?;
+    }
+    Ok(())
 }
 
 /// Makes the pair for `port`, the pod's end in `netns`, and opens it.
@@ -31,7 +78,8 @@ pub fn host_name(port: &str) -> String {
 /// [`EffectError::Exists`] when the namespace has an interface of that name. After any error nothing is left.
 pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
     port::check(spec)?;
-    let (host, temporary) = (host_name(port), port::temporary_name());
+    let id = netns.id().map_err(EffectError::io("identify namespace"))?;
+    let (host, temporary) = (host_name(port, id), port::temporary_name());
     let mut netlink = Netlink::new()?;
     if let Some(old) = netlink.link_by_name(&host)? {
         // Of a port that is gone: nobody else has such a name.
@@ -42,7 +90,7 @@ pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, 
         set_offloads_off(&temporary)?;
         port::set_up(spec, &temporary)
     });
-    made.and_then(|index| open(&mut netlink, &host, spec, index, netns)).inspect_err(|_| {
+    made.and_then(|index| open(&mut netlink, &host, index, netns)).inspect_err(|_| {
         if let Ok(Some(link)) = netlink.link_by_name(&host) {
             let _ = netlink.link_del(link.index);
         }
@@ -56,9 +104,10 @@ pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, 
 pub fn reattach(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
     port::check(spec)?;
     let mut netlink = Netlink::new()?;
-    let index = pods_end(&host_end(&mut netlink, port)?, spec, netns)?;
+    let host = host_end(&mut netlink, port, netns)?;
+    let index = pods_end(&host, spec, netns)?;
     port::refit(spec, netns)?;
-    open(&mut netlink, &host_name(port), spec, index, netns)
+    open(&mut netlink, &host.name, index, netns)
 }
 
 /// Takes over socket, memory and program of an earlier run or of another process.
@@ -72,14 +121,14 @@ pub fn adopt(
     parts: Parts<OwnedFd>,
 ) -> Result<LivePort, EffectError> {
     port::check(spec)?;
-    let host = host_end(&mut Netlink::new()?, port)?;
+    let host = host_end(&mut Netlink::new()?, port, netns)?;
     let index = pods_end(&host, spec, netns)?;
-    let device = XdpDevice::adopt(parts, host.index, host.mtu);
+    let device = XdpDevice::adopt(parts, host.index);
     live(device.map_err(EffectError::io("take the AF_XDP socket over"))?, index, netns)
 }
 
-fn host_end(netlink: &mut Netlink, port: &str) -> Result<Link, EffectError> {
-    let name = host_name(port);
+fn host_end(netlink: &mut Netlink, port: &str, netns: &Netns) -> Result<Link, EffectError> {
+    let name = host_name(port, netns.id().map_err(EffectError::io("identify namespace"))?);
     netlink.link_by_name(&name)?.ok_or(EffectError::Missing(name))
 }
 
@@ -92,32 +141,38 @@ fn pods_end(host: &Link, spec: &DeviceSpec, netns: &Netns) -> Result<u32, Effect
 
 /// What the pod's kernel leaves to a device does not get through an AF_XDP socket.
 fn set_offloads_off(name: &str) -> Result<(), EffectError> {
-    let set = || {
+    let set = || -> std::io::Result<()> {
         let device = ethtool::Device::new(name)?;
         [Offload::TxChecksums, Offload::Tso, Offload::Gso]
             .into_iter()
-            .try_for_each(|offload| device.set_offload(offload, false))
+            .try_for_each(|offload| device.set_offload(offload, false))?;
+        // A tag beside the frame is lost; in it, it is not.
+        ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"]
+            .into_iter()
+            .try_for_each(|feature| device.set_feature(feature, false))
     };
     set().map_err(EffectError::io("turn offloads of the pod's end off"))
 }
 
-fn open(
-    netlink: &mut Netlink,
-    host: &str,
-    spec: &DeviceSpec,
-    index: u32,
-    netns: &Netns,
-) -> Result<LivePort, EffectError> {
+fn open(netlink: &mut Netlink, host: &str, index: u32, netns: &Netns) -> Result<LivePort, EffectError> {
     let link = netlink.link_by_name(host)?.ok_or_else(|| EffectError::Missing(host.to_owned()))?;
-    // 8: ARP requests for whatever address are not answered. A kernel without IPv6 has nothing to switch off.
-    for (family, name, value) in [("ipv6", "disable_ipv6", "1"), ("ipv4", "arp_ignore", "8")] {
+    // What comes through while there is no program is nobody's: no ARP request is answered (8), nothing goes on, and what is for
+    // an address of the host does not get in by a broadcast MAC. A kernel without IPv6 has nothing to switch off.
+    let settings = [
+        ("ipv6", "disable_ipv6", "1"),
+        ("ipv4", "arp_ignore", "8"),
+        ("ipv4", "forwarding", "0"),
+        ("ipv4", "rp_filter", "1"),
+        ("ipv4", "drop_unicast_in_l2_multicast", "1"),
+    ];
+    for (family, name, value) in settings {
         let set = sysctl::Key::interface(family, host, name).and_then(|key| sysctl::replace(&key, value));
         match set {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && family == "ipv6" => {}
             result => drop(result.map_err(EffectError::io("configure the host's end"))?),
         }
     }
-    let device = XdpDevice::open(link.index, spec.mtu).map_err(EffectError::io(format!("open {host}")))?;
+    let device = XdpDevice::open(link.index).map_err(EffectError::io(format!("open {host}")))?;
     netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
     live(device, index, netns)
 }

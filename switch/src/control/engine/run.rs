@@ -14,7 +14,7 @@ use crate::control::derive::{self, Machine};
 use crate::control::handover::Freeze;
 use crate::control::holder;
 use crate::control::ipam::IpamError;
-use crate::control::live::{Aside, Live, Opened};
+use crate::control::live::{Aside, Live, Opened, Return};
 use crate::control::plan::{Step, plan};
 use crate::control::publish::Publisher;
 use crate::control::state::{State, VXLAN_PORT};
@@ -364,6 +364,36 @@ impl Engine {
             })
             .collect();
         self.lose(&lost);
+    }
+
+    /// Opens ports anew that could not go on where the process before had stopped.
+    pub(super) fn reopen(&mut self, failed: Vec<(String, std::io::Error)>) {
+        if failed.is_empty() {
+            return;
+        }
+        for (name, error) in &failed {
+            tracing::warn!(port = name, %error, "it is opened anew");
+            self.live.forget(name);
+        }
+        // Neither a worker nor the service manager has the old descriptors any more.
+        self.rebuild();
+        self.live.settle();
+        let state = Arc::clone(&self.state);
+        let mut lost = Vec::new();
+        for (name, _) in failed {
+            let Some(record) = state.ports.get(&name) else { continue };
+            match self.live.reattach(&state, record) {
+                Return::Back(_) => {}
+                Return::Gone => lost.push((name, "its namespace is gone".to_owned())),
+                Return::Lost(why) => lost.push((name, why)),
+            }
+        }
+        self.rebuild();
+        self.change("ports lost", |state, _| {
+            for (name, why) in &lost {
+                state.mark_lost(name, why);
+            }
+        });
     }
 
     fn lose(&mut self, lost: &[String]) {

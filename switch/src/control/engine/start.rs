@@ -142,12 +142,11 @@ pub fn start(
 
     let mut publisher = Publisher::default();
     let snapshot = publisher.build(&state, &live.devices(), 0)?;
+    let mut failed = Vec::new();
     if let Some(taken) = taken {
         taken.teach(&publisher, &dataplane);
         taken.ready()?;
-        for (port, error) in live.activate() {
-            tracing::error!(port, %error, "it does not forward");
-        }
+        failed = live.activate();
     }
     // Pods talk again from here on; all that follows takes programs, the disk, and time.
     let epoch = snapshot.epoch;
@@ -195,6 +194,7 @@ pub fn start(
         lasting: damaged,
         ticks: 0,
     };
+    engine.reopen(failed);
     engine.show();
     Ok(Started { engine, jobs, handle, dataplane })
 }

@@ -4,29 +4,29 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use weft_sys::xdp::{
-    Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics,
-};
+use weft_sys::xdp::{Chunk, CopyMode, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
 
 use crate::port::Refused;
 
-/// Bytes of a chunk while a frame fits into one, and else.
+/// Bytes of a chunk; longer frames have several. Whatever the MTU is and becomes, who takes a queue over must say the same.
 const CHUNK: u32 = 2048;
-const LARGE_CHUNK: u32 = 4096;
+/// What a new socket waits for at most that an old one of the same queue is forgotten (`xp_release_deferred`: 23 to 48 ms).
+const FORGETTING: Duration = Duration::from_secs(1);
 /// Longest frame of an MTU: Ethernet header and a tag.
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
 const SEND_BUFFER: usize = 4 << 20;
 
-/// What a queue is made for. Who takes one over must say the same.
+/// What a queue is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
     /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
     pub(crate) receiving: u32,
     /// Chunks on their way out at most.
     pub(crate) sending: u32,
-    /// MTU of the device, bytes.
+    /// Longest MTU that the device may come to have, bytes.
     pub(crate) mtu: u32,
 }
 
@@ -36,10 +36,6 @@ impl Shape {
         (self.mtu + FRAME_OVERHEAD) as usize
     }
 
-    fn chunk_size(&self) -> u32 {
-        if self.mtu + FRAME_OVERHEAD <= CHUNK - HEADROOM { CHUNK } else { LARGE_CHUNK }
-    }
-
     fn options(&self, copy: CopyMode) -> XdpOptions {
         XdpOptions {
             rx: self.receiving,
@@ -47,7 +43,7 @@ impl Shape {
             fill: self.receiving,
             completion: self.sending,
             copy,
-            frags: self.mtu + FRAME_OVERHEAD > self.chunk_size() - HEADROOM,
+            frags: true,
         }
     }
 }
@@ -81,8 +77,21 @@ impl Queue {
     /// # Errors
     /// Those of [`XdpSocket::open`], with the step.
     pub(crate) fn open(device: u32, number: u32, shape: Shape, copy: CopyMode) -> io::Result<Self> {
-        let (umem, mut free) = Umem::create(shape.receiving + shape.sending, shape.chunk_size())?;
-        let socket = XdpSocket::open(&umem, device, number, &shape.options(copy), &mut free)?;
+        let (umem, mut free) = Umem::create(shape.receiving + shape.sending, CHUNK)?;
+        let mut options = shape.options(copy);
+        let end = Instant::now() + FORGETTING;
+        let socket = loop {
+            match XdpSocket::open(&umem, device, number, &options, &mut free) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // Before Linux 6.6: frames of one chunk only.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && options.frags => {
+                    options.frags = false;
+                }
+                other => break other?,
+            }
+        };
         socket.set_send_buffer(SEND_BUFFER)?;
         let (fd, memory) = (socket.as_fd().try_clone_to_owned()?, umem.as_fd().try_clone_to_owned()?);
         let ends = Mutex::new(Some(Ends::new(umem, socket, free, shape)));
@@ -101,9 +110,14 @@ impl Queue {
     pub(crate) fn activate(&self) -> io::Result<()> {
         let mut ends = self.ends();
         if ends.is_none() {
-            let (umem, mut free) = Umem::adopt(self.memory.try_clone()?, self.shape.chunk_size())?;
+            let (umem, mut free) = Umem::adopt(self.memory.try_clone()?, CHUNK)?;
             let options = self.shape.options(CopyMode::Copy);
             let socket = XdpSocket::adopt(self.socket.try_clone()?, &umem, &options, &mut free)?;
+            // Its receiving chunks are never all with this process.
+            if socket.filled() == 0 {
+                let message = "the memory is not this AF_XDP socket's";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             *ends = Some(Ends::new(umem, socket, free, self.shape));
         }
         Ok(())
@@ -167,11 +181,14 @@ impl Ends {
     /// Puts one frame on its way; it leaves with [`Ends::flush`].
     ///
     /// # Errors
-    /// [`Refused::Invalid`] for one that is empty or longer than the device takes; [`Refused::Full`].
+    /// [`Refused::Invalid`] for one that is empty, [`Refused::TooLong`]; [`Refused::Full`].
     #[inline]
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
-        if frame.is_empty() || frame.len() > self.shape.frame() {
+        if frame.is_empty() {
             return Err(Refused::Invalid);
+        }
+        if frame.len() > self.shape.frame() {
+            return Err(Refused::TooLong);
         }
         let size = self.umem.chunk_size() as usize;
         let needed = frame.len().div_ceil(size);
@@ -180,7 +197,8 @@ impl Ends {
             (ends.shape.sending as usize).saturating_sub(under_way).min(ends.free.len()) >= needed
         };
         if !room(self) {
-            self.socket.complete(&mut self.free);
+            // What was put on its way in this turn may be all that fills it.
+            self.flush();
             if !room(self) {
                 return Err(Refused::Full);
             }
