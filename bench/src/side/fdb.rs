@@ -19,8 +19,10 @@ use super::nodes::ip;
 const BRIDGE: &str = "big";
 const DEVICE: &str = "gen0";
 /// Frames that are written without a pause: fewer than the pod's device holds.
-const BURST: u32 = 500;
+const BURST: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long the switch may take for what waits.
+const SETTLE: Duration = Duration::from_millis(200);
 /// Times that all stations speak, if the switch has not heard each.
 const PASSES: usize = 5;
 
@@ -53,6 +55,7 @@ pub(super) fn fill(api: &BlockingClient, pods: &[String], stations: u32) -> anyh
     }
     for _ in 0..PASSES {
         speak(&device, stations)?;
+        sleep(SETTLE);
         let bridges: Vec<BridgeInfo> = api.get(paths::BRIDGES)?;
         let learned =
             bridges.iter().find(|bridge| bridge.spec.name == BRIDGE).map(|bridge| bridge.fdb_learned);
