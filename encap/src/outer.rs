@@ -1,10 +1,14 @@
 //! All headers before an inner superframe that leaves *whole*: what a TAP takes whose device segments UDP tunnels
 //! (`virtio_net_hdr_v1_hash_tunnel`, Linux 6.17, `include/uapi/linux/virtio_net.h`). The kernel, or the network card,
-//! cuts the inner packet and repeats these headers, exactly as with its own VXLAN device.
+//! cuts the inner packet and repeats these headers, exactly as with its own VXLAN device. [`wire`]: the same headers on packets
+//! that leave, and come, as whole Ethernet frames.
+
+/// Packets of the tunnel as whole Ethernet frames.
+pub mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::checksum::{pseudo_v4, pseudo_v6};
+use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
 use crate::wire::put16;
 use crate::{Headers, MacAddr, VnetHdr, Vni, eth, ipv4, ipv6, proto, udp, vnet, vxlan};
 
@@ -78,38 +82,18 @@ impl Outer {
         let longest = self.overhead() + usize::from(headers.payload_at) + usize::from(vnet.gso_size);
         let longest = u16::try_from(longest).ok()?;
         let ip_at = VNET_LEN + eth::LEN;
-        let (tunnel, ethertype, ip_len, pseudo) = match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                payload.checked_add(ipv4::LEN as u16)?;
-                let ip = &mut out[ip_at..ip_at + ipv4::LEN];
-                ipv4::write(ip, src, dst, proto::UDP, TTL, payload);
-                // As the sockets send: a path of a smaller MTU fragments.
-                put16(ip, ipv4::FLAGS, 0);
-                put16(ip, ipv4::ID, self.id);
-                ip[ipv4::TOS] = self.tos;
-                ipv4::fill_checksum(ip);
-                let pseudo = pseudo_v4(src.octets(), dst.octets(), proto::UDP, u32::from(payload));
-                (UDP_TUNNEL_IPV4, eth::IPV4, ipv4::LEN, pseudo)
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let ip = &mut out[ip_at..ip_at + ipv6::LEN];
-                ipv6::write(ip, src, dst, proto::UDP, TTL, payload);
-                ipv6::set_traffic_class(ip, self.tos);
-                let pseudo = pseudo_v6(src.octets(), dst.octets(), proto::UDP, u32::from(payload));
-                (UDP_TUNNEL_IPV6, eth::IPV6, ipv6::LEN, pseudo)
-            }
-            _ => return None,
+        let (ip_len, pseudo) = self.write_ip(&mut out[ip_at..], payload)?;
+        let (tunnel, ethertype) = match self.destination {
+            SocketAddr::V4(_) => (UDP_TUNNEL_IPV4, eth::IPV4),
+            SocketAddr::V6(_) => (UDP_TUNNEL_IPV6, eth::IPV6),
         };
         let udp_at = ip_at + ip_len;
         let end = udp_at + udp::LEN + vxlan::LEN;
         let udp = &mut out[udp_at..end];
-        put16(udp, 0, self.source.port());
-        put16(udp, 2, self.destination.port());
-        put16(udp, udp::LENGTH, payload);
+        self.write_udp(udp, payload);
         // Owed: the field holds the pseudo-header's sum. Without a checksum, receivers would not join packets (Linux
         // `udp_gro_receive_segment`), and over IPv6 it may not be left out (RFC 6935).
         put16(udp, udp::CHECKSUM, pseudo.fold());
-        vxlan::push(&mut udp[udp::LEN..], self.vni);
         let mut source = [0; 6];
         source[..2].copy_from_slice(&longest.to_ne_bytes());
         eth::write(&mut out[VNET_LEN..ip_at], NOBODY, MacAddr(source), ethertype);
@@ -124,6 +108,41 @@ impl Outer {
             out[at..at + 2].copy_from_slice(&offset.to_le_bytes());
         }
         Some(end)
+    }
+
+    /// Writes the IP header before a UDP header and payload of `payload` bytes in all. How long it is, and the sum of UDP's
+    /// pseudo-header. `None`: the addresses are of two families, or the packet is too long.
+    #[inline]
+    fn write_ip(&self, out: &mut [u8], payload: u16) -> Option<(usize, Sum)> {
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                payload.checked_add(ipv4::LEN as u16)?;
+                let ip = &mut out[..ipv4::LEN];
+                ipv4::write(ip, src, dst, proto::UDP, TTL, payload);
+                // As the sockets send: a path of a smaller MTU fragments.
+                put16(ip, ipv4::FLAGS, 0);
+                put16(ip, ipv4::ID, self.id);
+                ip[ipv4::TOS] = self.tos;
+                ipv4::fill_checksum(ip);
+                Some((ipv4::LEN, pseudo_v4(src.octets(), dst.octets(), proto::UDP, u32::from(payload))))
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let ip = &mut out[..ipv6::LEN];
+                ipv6::write(ip, src, dst, proto::UDP, TTL, payload);
+                ipv6::set_traffic_class(ip, self.tos);
+                Some((ipv6::LEN, pseudo_v6(src.octets(), dst.octets(), proto::UDP, u32::from(payload))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes the UDP header but for its checksum, and the VXLAN header.
+    #[inline]
+    fn write_udp(&self, udp: &mut [u8], payload: u16) {
+        put16(udp, 0, self.source.port());
+        put16(udp, 2, self.destination.port());
+        put16(udp, udp::LENGTH, payload);
+        vxlan::push(&mut udp[udp::LEN..], self.vni);
     }
 }
 

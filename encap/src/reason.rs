@@ -60,6 +60,7 @@ reasons! {
     TunnelStranger = "tunnel-stranger", "VXLAN from an address that is no peer";
     TunnelVni = "tunnel-vni", "VXLAN with a VNI that is not known for that peer";
     TunnelHeader = "tunnel-header", "VXLAN header truncated, I flag clear or a reserved bit set (RFC 7348)";
+    TunnelOuter = "tunnel-outer", "tunnel packet whose outer header is malformed, not for this node, or has a wrong checksum";
     TunnelSend = "tunnel-send", "the kernel refused the datagram to the peer";
     Ecn = "ecn", "congestion marked outside, inner packet not ECN capable (RFC 6040)";
     QueueFull = "queue-full", "the receiving port or socket had no room";
