@@ -191,7 +191,7 @@ mod tests {
             let mut rest = [&before[VNET_LEN + eth::LEN + ip..], &frame].concat();
             let owed = u16::from_be_bytes([rest[6], rest[7]]);
             rest[6..8].fill(0);
-            let sum = checksum::Sum::of(&rest).add16(owed).finish();
+            let sum = Sum::of(&rest).add16(owed).finish();
             let udp = etherparse::UdpHeader { checksum: 0, ..udp.to_header() };
             let right = match packet.net.unwrap() {
                 NetSlice::Ipv4(slice) => {

@@ -16,6 +16,8 @@ pub struct Options {
     pub mtu: u32,
     /// The underlay's addresses are IPv6.
     pub underlay6: bool,
+    /// Queues of each node's device.
+    pub queues: usize,
     /// Lines of every node's `weft.toml`.
     pub config: String,
     /// Daemons run under `weft-keeper`, with these flags for it.
@@ -24,7 +26,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nodes: 2, mtu: 1500, underlay6: false, config: String::new(), keeper: None }
+        Options { nodes: 2, mtu: 1500, underlay6: false, queues: 1, config: String::new(), keeper: None }
     }
 }
 
@@ -87,8 +89,9 @@ impl Lab {
 /// Joins a host namespace to an underlay bridge by a veth `eth0` with both families' addresses.
 pub fn join(underlay: &Namespace, host: &Namespace, index: usize, options: &Options) -> Result<()> {
     let (mtu, name) = (options.mtu, host.name());
+    let queues = format!("numtxqueues {0} numrxqueues {0}", options.queues);
     underlay.sh(&format!(
-        "ip link add v{index} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}; ip link set v{index} master u0 up"
+        "ip link add v{index} mtu {mtu} {queues} type veth peer name eth0 mtu {mtu} {queues} netns {name}; ip link set v{index} master u0 up"
     ))?;
     host.sh(&format!(
         "ip addr add 172.30.0.{index}/24 dev eth0; ip addr add fd00:5::{index}/64 dev eth0 nodad; ip link set eth0 up"

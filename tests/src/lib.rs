@@ -12,6 +12,8 @@ pub mod capture;
 pub mod cni;
 /// Datagrams from senders with `UDP_SEGMENT`, checked one by one.
 pub mod datagrams;
+/// The kernel's own VXLAN device as a peer.
+pub mod flannel;
 /// Topologies: one node, two nodes joined by an underlay.
 pub mod lab;
 /// One node: a namespace with a `weftd` in it.

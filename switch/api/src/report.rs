@@ -37,6 +37,9 @@ pub struct Status {
     pub overlay_mtu: u32,
     /// The cluster: file and what is wrong with its latest edit.
     pub cluster: ClusterStatus,
+    /// The node's interface, where VXLAN goes as raw frames.
+    #[serde(default)]
+    pub uplink: Option<UplinkStatus>,
     /// Pod addresses, by CIDR.
     pub pools: Vec<PoolStatus>,
     /// Foreign firewall chains that drop forwarded packets, where rules of ours were added.
@@ -56,6 +59,29 @@ pub struct ClusterStatus {
     pub nodes: usize,
     /// `file:line: what is expected`, when the latest edit is bad and the last good one stays in force.
     pub error: Option<String>,
+}
+
+/// The interface by which VXLAN goes as raw frames (AF_XDP).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub device: String,
+    /// Where the program runs: `native` (in the driver) or `generic` (after it).
+    pub mode: String,
+    /// True when the device reads and writes the memory itself.
+    pub zero_copy: bool,
+    /// Queues with a socket.
+    pub queues: usize,
+    /// Locked memory, bytes.
+    pub memory: u64,
+    /// Peers whose next hop is known: the others are sent to by UDP sockets.
+    pub peers: usize,
+    /// VXLAN packets received by it.
+    pub rx_packets: u64,
+    /// VXLAN packets sent by it.
+    pub tx_packets: u64,
+    /// Packets that the kernel dropped because weftd was too slow.
+    pub rx_dropped: u64,
 }
 
 /// A pool of pod addresses.

@@ -98,6 +98,9 @@ pub struct Settings {
     /// When superframes to other nodes leave whole, if the kernel can [default: auto]
     #[arg(long, env = "WEFT_TUNNEL_GSO", value_name = "WHEN")]
     pub tunnel_gso: Option<TunnelGsoUse>,
+    /// How VXLAN gets to and from the node's interface: by UDP sockets, or as raw frames by AF_XDP [default: socket]
+    #[arg(long, env = "WEFT_UPLINK", value_name = "HOW")]
+    pub uplink: Option<UplinkUse>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -170,6 +173,17 @@ pub enum TunnelGsoUse {
     Never,
 }
 
+/// How VXLAN gets to and from the node's interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkUse {
+    /// By UDP sockets.
+    #[default]
+    Socket,
+    /// As raw frames by AF_XDP sockets, and by UDP sockets what those cannot.
+    Afxdp,
+}
+
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -199,6 +213,8 @@ pub struct Config {
     pub seats: bool,
     /// When superframes to other nodes leave whole.
     pub tunnel_gso: TunnelGsoUse,
+    /// How VXLAN gets to and from the node's interface.
+    pub uplink: UplinkUse,
     /// Log filter.
     pub log_level: String,
     /// Log format.
@@ -298,6 +314,7 @@ impl Config {
             // Not measured with more.
             seats: (2..=8).contains(&weft_sys::machine::cpus()),
             tunnel_gso: TunnelGsoUse::Auto,
+            uplink: UplinkUse::Socket,
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),
@@ -343,6 +360,7 @@ impl Config {
             spin_us: all.spin_us.unwrap_or(default.spin_us),
             seats: all.seats.unwrap_or(default.seats),
             tunnel_gso: all.tunnel_gso.unwrap_or(default.tunnel_gso),
+            uplink: all.uplink.unwrap_or(default.uplink),
             log_level: all.log_level.unwrap_or(default.log_level),
             log: all.log.unwrap_or(default.log),
             bridge: all.bridge.unwrap_or(default.bridge),
@@ -463,7 +481,7 @@ impl Settings {
         macro_rules! over {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
-        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats tunnel_gso log_level log bridge
+        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats tunnel_gso uplink log_level log bridge
             pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu local_mtu
             flood_pps)
     }

@@ -21,7 +21,7 @@ use weft_sys::notify::notify;
 use super::alone::Alone;
 use super::cluster::FileWatch;
 use super::cni;
-use super::config::{Args, Config, LogFormat};
+use super::config::{Args, Config, LogFormat, UplinkUse};
 use super::effects::host::{HostNetwork, record_path};
 use super::effects::veth;
 use super::engine::{self, Handle, Job, Started};
@@ -156,7 +156,8 @@ pub fn run(
         .context("start the engine")?;
     let teller = handle.clone();
     let watched = Some(FileWatch::new(&config.cluster));
-    let watch = Watch::start(watched, move |event| tell(&teller, event)).context("start the watch")?;
+    let ways = config.uplink == UplinkUse::Afxdp;
+    let watch = Watch::start(watched, ways, move |event| tell(&teller, event)).context("start the watch")?;
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
@@ -365,11 +366,11 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
     let fixed = |c: &Config| {
         let sockets = (c.socket.clone(), c.cni_socket.clone(), c.socket_group.clone());
         let places = (c.cluster.clone(), c.run_dir.clone(), c.state_dir.clone());
-        (sockets, places, c.workers, c.spin_us, c.seats, c.tunnel_gso, c.log, c.internal.clone())
+        (sockets, places, c.workers, c.spin_us, c.seats, c.tunnel_gso, c.uplink, c.log, c.internal.clone())
     };
     if fixed(&config) != fixed(running) {
         tracing::warn!(
-            "sockets, directories, cluster file's path, workers, tunnel_gso, log format or internal port changed; restart weftd for those"
+            "sockets, directories, cluster file's path, workers, tunnel_gso, uplink, log format or internal port changed; restart weftd for those"
         );
     }
     match filter(&config.log_level).map(|filter| log.reload(filter)) {
@@ -458,6 +459,7 @@ fn tell(handle: &Handle, event: Event) -> bool {
         Event::Tick { mounts } => return handle.send(Job::Tick { mounts }).is_ok(),
         Event::Cluster(cluster) => handle.send_blocking(Job::Cluster(cluster)),
         Event::Network => handle.send_blocking(Job::Network),
+        Event::Ways => handle.send_blocking(Job::Ways),
     };
     if sent.is_err() {
         tracing::debug!("the engine has ended");

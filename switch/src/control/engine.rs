@@ -132,6 +132,8 @@ pub enum Job {
     Lost,
     /// Links or addresses of the host changed.
     Network,
+    /// Routes or neighbours of the host changed.
+    Ways,
     /// The cluster file changed: what it says now, or what is wrong with it.
     Cluster(Result<Cluster, String>),
     /// The configuration was read again.
@@ -170,6 +172,8 @@ pub struct View {
     pub offloads: BTreeMap<String, Vec<String>>,
     /// The host's end of each port with an AF_XDP socket, and that.
     pub xdp: BTreeMap<String, (String, Arc<crate::port::XdpDevice>)>,
+    /// The uplink, and its device's name.
+    pub uplink: Option<(String, std::sync::Weak<crate::port::Uplink>)>,
     /// Slots of ports that forward.
     pub ports: BTreeMap<String, PortSlot>,
     /// Slots of bridges.

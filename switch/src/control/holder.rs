@@ -21,7 +21,7 @@ use weft_sys::tunnel_gso::TunnelGso;
 
 use super::publish::Devices;
 use crate::port::underlay::SocketRole;
-use crate::port::{Device, TapDevice, Underlay, XdpDevice};
+use crate::port::{Device, TapDevice, Underlay, Uplink, XdpDevice};
 
 /// How long the manager may take to close what it was told to let go of.
 const CLOSING: Duration = Duration::from_millis(300);
@@ -48,6 +48,7 @@ enum Of {
     Tap(Weak<TapDevice>),
     Xdp(Weak<XdpDevice>),
     Underlay(Weak<Underlay>),
+    Uplink(Weak<Uplink>),
     TunnelGso(Weak<TunnelGso>),
     /// What the last run left and nobody has asked for.
     Nobody,
@@ -59,6 +60,7 @@ impl Of {
             (Of::Tap(a), Of::Tap(b)) => a.ptr_eq(b),
             (Of::Xdp(a), Of::Xdp(b)) => a.ptr_eq(b),
             (Of::Underlay(a), Of::Underlay(b)) => a.ptr_eq(b),
+            (Of::Uplink(a), Of::Uplink(b)) => a.ptr_eq(b),
             (Of::TunnelGso(a), Of::TunnelGso(b)) => a.ptr_eq(b),
             _ => false,
         }
@@ -91,6 +93,19 @@ pub fn socket_name(port: u16, ipv6: bool, role: SocketRole) -> String {
         SocketRole::Receiver => format!("{family}-rx-{port}"),
         SocketRole::Sender(number) => format!("{family}-tx-{port}-{number}"),
     }
+}
+
+/// The name under which the link of the uplink's program is held.
+pub const UPLINK: &str = "uplink-program";
+
+/// The names under which socket and memory of one of the uplink's queues are held.
+pub fn uplink_names(queue: usize) -> [String; 2] {
+    ["socket", "memory"].map(|part| format!("uplink-{part}-{queue}"))
+}
+
+/// True for one of those names.
+pub fn is_of_uplink(name: &str) -> bool {
+    name.starts_with("uplink-")
 }
 
 impl Holder {
@@ -214,6 +229,14 @@ impl Holder {
         self.keeps(name, Of::Underlay(Arc::downgrade(underlay)));
     }
 
+    /// As [`Holder::keeps_device`], for the uplink.
+    pub fn keeps_uplink(&mut self, uplink: &Arc<Uplink>) {
+        let queues = (0..uplink.queues()).flat_map(uplink_names);
+        for name in queues.chain([UPLINK.to_owned()]) {
+            self.keeps(name, Of::Uplink(Arc::downgrade(uplink)));
+        }
+    }
+
     /// As [`Holder::keeps_device`], for the device by which superframes leave whole.
     pub fn keeps_tunnel_gso(&mut self, device: &Arc<TunnelGso>) {
         self.keeps(TUNNEL_GSO.to_owned(), Of::TunnelGso(Arc::downgrade(device)));
@@ -286,6 +309,12 @@ fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
             let of = Of::Underlay(Arc::downgrade(underlay));
             all.insert(socket_name(*port, ipv6, role), (of, socket.as_fd()));
         }
+    }
+    if let Some(uplink) = &devices.uplink {
+        let parts = uplink.descriptors();
+        let names = (0..).flat_map(uplink_names);
+        let held = names.zip(parts.queues.into_iter().flatten()).chain([(UPLINK.to_owned(), parts.program)]);
+        all.extend(held.map(|(name, part)| (name, (Of::Uplink(Arc::downgrade(uplink)), part))));
     }
     if let Some(device) = &devices.tunnel_gso {
         all.insert(TUNNEL_GSO.to_owned(), (Of::TunnelGso(Arc::downgrade(device)), device.as_fd()));

@@ -6,6 +6,8 @@
 
 /// Descriptors that were held or are handed over.
 mod held;
+/// The interface by which VXLAN goes as raw frames.
+mod uplink;
 /// The device by which superframes leave whole.
 mod whole;
 
@@ -30,6 +32,7 @@ use super::state::{NetnsRecord, PortRecord, State, TapRecord};
 use super::watch::{self, NetnsName};
 use crate::port::underlay::UnderlayConfig;
 use crate::port::{Device, Underlay, XdpDevice};
+use uplink::UplinkState;
 use whole::Whole;
 
 /// How long a device of the same name that is just being closed is waited for.
@@ -80,6 +83,7 @@ pub struct Live {
     /// The port whose name was the last to have its turn.
     looked_at: String,
     underlays: BTreeMap<u16, Arc<Underlay>>,
+    uplink: UplinkState,
     whole: Whole,
     /// The state of which every underlay was found open.
     complete: Option<Arc<State>>,
@@ -109,6 +113,7 @@ impl Live {
             names: BTreeMap::new(),
             looked_at: String::new(),
             underlays: BTreeMap::new(),
+            uplink: UplinkState::default(),
             whole: Whole::default(),
             complete: None,
             host: HostNetwork::open(record_path(state_dir), internal)?,
@@ -195,6 +200,7 @@ impl Live {
     /// Closes what a change has set aside, in the background, and tells the service manager what it is to hold now.
     pub fn finish(&mut self, aside: Aside, state: &State) {
         self.sync();
+        self.follow_ways(state);
         for (_, open) in aside.ports {
             self.destroy(open);
         }
@@ -318,6 +324,7 @@ impl Live {
             .map(|port| format!("no other node is reached: UDP port {port} cannot be opened"))
             .collect();
         all.extend(self.host_failed.clone());
+        all.extend(self.uplink.degraded());
         for (name, open) in &self.ports {
             let (Some(record), Device::Tap(_)) = (state.ports.get(name), &open.live.device) else { continue };
             let wanted = port::offloads(&record.spec.offloads_off).unwrap_or(open.live.offloads);
@@ -396,7 +403,9 @@ impl Live {
     /// What the snapshot is built from.
     pub fn devices(&self) -> Devices {
         let ports = self.ports.iter().map(|(name, open)| (name.clone(), open.live.device.clone()));
-        Devices { ports: ports.collect(), underlays: self.underlays.clone(), tunnel_gso: self.tunnel_gso() }
+        let uplink = self.uplink.device();
+        let (underlays, tunnel_gso) = (self.underlays.clone(), self.tunnel_gso());
+        Devices { ports: ports.collect(), underlays, uplink, tunnel_gso }
     }
 
     /// The host's network, for the status and the firewall's upkeep.

@@ -12,7 +12,7 @@ mod slots;
 mod tunnel;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_api::{PortKind, PortSpec};
@@ -20,7 +20,7 @@ use weft_encap::Vni;
 use weft_sys::tunnel_gso::TunnelGso;
 
 use super::state::{PortRecord, State};
-use crate::port::{Device, Underlay};
+use crate::port::{Device, Underlay, Uplink};
 use crate::table::{
     BridgeSlot, Epoch, Generation, Guard, MAX_PEERS, MAX_PORTS, PeerSlot, Port, PortSlot, Ports, Role,
     Snapshot,
@@ -38,8 +38,15 @@ pub struct Devices {
     pub ports: BTreeMap<String, Device>,
     /// Sockets by UDP port.
     pub underlays: BTreeMap<u16, Arc<Underlay>>,
+    /// By which VXLAN goes as raw frames.
+    pub uplink: Option<Arc<Uplink>>,
     /// By which superframes leave whole.
     pub tunnel_gso: Option<Arc<TunnelGso>>,
+}
+
+/// Where peers take VXLAN, sorted.
+pub fn remotes(state: &State) -> Arc<[SocketAddr]> {
+    tunnel::remotes(&tunnel::peers(state))
 }
 
 /// There is no slot left.

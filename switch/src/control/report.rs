@@ -14,6 +14,7 @@ use weft_api::port::{PortCounters, XdpInfo};
 
 use weft_api::report::{
     DropCount, FdbEntry, FlowEntry, NeighbourEntry, PoolStatus, RouteEntry, Stats, Status, TunnelEntry,
+    UplinkStatus,
 };
 use weft_api::transaction::TransactionResult;
 use weft_api::{
@@ -28,6 +29,7 @@ use super::publish::PeerKey;
 use super::serve::Source;
 use super::{ipam, transaction};
 use crate::mem::Ingress;
+use crate::path::counters::Total;
 use crate::path::{Dataplane, FlowDump, FlowTarget};
 use crate::table::{BridgeSlot, FdbTarget, PeerSlot, PortSlot};
 
@@ -69,6 +71,7 @@ impl Source for Reporter {
             ports: view.state.ports.len(),
             overlay_mtu: view.state.node.overlay_mtu(),
             cluster: view.cluster.clone(),
+            uplink: uplink(&view, &self.dataplane),
             pools: pools(&view),
             foreign_chains: view.foreign_chains.load().to_vec(),
             degraded: view.degraded.clone(),
@@ -305,6 +308,23 @@ fn names_on(view: &View, bridge: &str) -> Vec<String> {
 
 fn pools(view: &View) -> Vec<PoolStatus> {
     ipam::status(&view.state)
+}
+
+fn uplink(view: &View, dataplane: &Dataplane) -> Option<UplinkStatus> {
+    let (device, uplink) = view.uplink.as_ref()?;
+    let uplink = uplink.upgrade()?;
+    let totals = dataplane.totals();
+    Some(UplinkStatus {
+        device: device.clone(),
+        mode: uplink.mode().to_string(),
+        zero_copy: uplink.is_zero_copy(),
+        queues: uplink.queues(),
+        memory: uplink.memory() as u64,
+        peers: uplink.ways().hops.len(),
+        rx_packets: totals.get(Total::UplinkReceived),
+        tx_packets: totals.get(Total::UplinkSent),
+        rx_dropped: uplink.dropped(),
+    })
 }
 
 fn flow_entry(names: &Names<'_>, flow: &FlowDump) -> FlowEntry {

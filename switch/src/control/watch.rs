@@ -25,6 +25,8 @@ use super::state::NetnsRecord;
 pub const TICK: Duration = Duration::from_secs(1);
 /// How long changes of links and addresses are gathered before they are told.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The same for changes of routes and neighbours, of which there may be many.
+const SETTLE_WAYS: Duration = Duration::from_millis(50);
 
 /// The name of a namespace and what it meant.
 #[derive(Clone, Debug)]
@@ -125,6 +127,8 @@ pub enum Event {
     Cluster(Result<Cluster, String>),
     /// Links or addresses of the daemon's namespace changed: the underlay's MTU may be another.
     Network,
+    /// Routes or neighbours changed: peers may be reached by other ways. Told only where that is wanted.
+    Ways,
 }
 
 /// The thread. Ends when dropped.
@@ -135,7 +139,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts the thread in the current namespace. `cluster`: the cluster file as far as it was seen already (a fresh
+    /// Starts the thread in the current namespace. `ways`: routes and neighbours matter. `cluster`: the cluster file as far as it was seen already (a fresh
     /// [`FileWatch`] tells its present content first). `tell` is called on the thread and should not take long; it says
     /// whether the event was taken.
     ///
@@ -143,12 +147,16 @@ impl Watch {
     /// When the kernel refuses a socket, a pipe or a thread.
     pub fn start(
         cluster: Option<FileWatch>,
+        ways: bool,
         tell: impl FnMut(Event) -> bool + Send + 'static,
     ) -> io::Result<Watch> {
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
-        let monitor = LinkMonitor::new().map_err(io::Error::other)?;
+        let mut monitor = LinkMonitor::new().map_err(io::Error::other)?;
+        if ways {
+            monitor.hear_neighbours().map_err(io::Error::other)?;
+        }
         let mounts = Mounts::open()?;
-        let watcher = Watcher { cluster, mounts, monitor, stopped, tell };
+        let watcher = Watcher { cluster, mounts, monitor, ways, stopped, tell };
         let thread =
             std::thread::Builder::new().name("weft-watch".to_owned()).spawn(move || watcher.run())?;
         Ok(Watch { thread: Some(thread), stop: Some(stop) })
@@ -169,6 +177,7 @@ struct Watcher<F> {
     cluster: Option<FileWatch>,
     mounts: Mounts,
     monitor: LinkMonitor,
+    ways: bool,
     stopped: std::os::fd::OwnedFd,
     tell: F,
 }
@@ -178,7 +187,7 @@ impl<F: FnMut(Event) -> bool> Watcher<F> {
         // The file as it is now was not told yet.
         self.look_at_file();
         let mut next_tick = Instant::now() + TICK;
-        let mut settled: Option<Instant> = None;
+        let (mut settled, mut ways_settled): (Option<Instant>, Option<Instant>) = (None, None);
         let mut mounts = false;
         loop {
             let now = Instant::now();
@@ -192,10 +201,22 @@ impl<F: FnMut(Event) -> bool> Watcher<F> {
                 settled = None;
                 (self.tell)(Event::Network);
             }
-            let next = settled.map_or(next_tick, |at| next_tick.min(at));
+            if ways_settled.is_some_and(|at| now >= at) {
+                ways_settled = None;
+                (self.tell)(Event::Ways);
+            }
+            let next = [settled, ways_settled].into_iter().flatten().fold(next_tick, Instant::min);
             match self.sleep(next.saturating_duration_since(Instant::now())) {
                 Wake::Stop => return,
-                Wake::Network => settled = settled.or(Some(Instant::now() + SETTLE)),
+                Wake::Changes(changes) => {
+                    let now = Instant::now();
+                    if changes.network {
+                        settled = settled.or(Some(now + SETTLE));
+                    }
+                    if changes.ways && self.ways {
+                        ways_settled = ways_settled.or(Some(now + SETTLE_WAYS));
+                    }
+                }
                 Wake::Time => {}
             }
         }
@@ -218,19 +239,19 @@ impl<F: FnMut(Event) -> bool> Watcher<F> {
         if stop {
             return Wake::Stop;
         }
-        if changed && self.drain() { Wake::Network } else { Wake::Time }
+        if changed { Wake::Changes(self.drain()) } else { Wake::Time }
     }
 
-    /// Takes all that is waiting. True if something of it matters to the underlay.
-    fn drain(&mut self) -> bool {
-        let mut matters = false;
+    /// Takes all that is waiting, and says what of it matters.
+    fn drain(&mut self) -> Changes {
+        let mut changes = Changes::default();
         loop {
             match self.monitor.next_event() {
-                Ok(Some(event)) => matters |= is_about_underlay(&event),
-                Ok(None) => return matters,
+                Ok(Some(event)) => changes.note(&event),
+                Ok(None) => return changes,
                 Err(error) => {
                     tracing::warn!(%error, "listening to changes of links");
-                    return true;
+                    return Changes { network: true, ways: true };
                 }
             }
         }
@@ -255,20 +276,34 @@ impl Mounts {
 
 enum Wake {
     Stop,
-    Network,
+    Changes(Changes),
     Time,
 }
 
-/// Routes change all the time on some nodes and never change an MTU of the underlay by themselves.
-fn is_about_underlay(event: &link::Event) -> bool {
-    match event {
-        // Pods have the other ends of these, and may set them up and down all day.
-        link::Event::LinkChanged(link) => !veth::is_host_name(&link.name),
-        link::Event::LinkRemoved(_)
-        | link::Event::AddrChanged(_)
-        | link::Event::AddrRemoved(_)
-        | link::Event::Overrun => true,
-        link::Event::RouteChanged(_) | link::Event::RouteRemoved(_) => false,
+/// What changed.
+#[derive(Clone, Copy, Default)]
+struct Changes {
+    /// Links and addresses.
+    network: bool,
+    /// Routes and neighbours. They change all the time on some nodes and never change an MTU of the underlay by themselves.
+    ways: bool,
+}
+
+impl Changes {
+    fn note(&mut self, event: &link::Event) {
+        match event {
+            // Pods have the other ends of these, and may set them up and down all day.
+            link::Event::LinkChanged(link) if veth::is_host_name(&link.name) => {}
+            link::Event::LinkChanged(_)
+            | link::Event::LinkRemoved(_)
+            | link::Event::AddrChanged(_)
+            | link::Event::AddrRemoved(_) => self.network = true,
+            link::Event::RouteChanged(_)
+            | link::Event::RouteRemoved(_)
+            | link::Event::NeighChanged(_)
+            | link::Event::NeighRemoved(_) => self.ways = true,
+            link::Event::Overrun => *self = Changes { network: true, ways: true },
+        }
     }
 }
 

@@ -54,6 +54,10 @@ totals! {
     TunnelSends = "tunnel_sends",
     /// Sends to peers that the kernel would not segment and that went out one by one.
     SegmentFallbacks = "segment_fallbacks",
+    /// Packets of the tunnel that came as raw frames by the uplink.
+    UplinkReceived = "uplink_received",
+    /// Packets of the tunnel that left as raw frames by the uplink.
+    UplinkSent = "uplink_sent",
     /// Frames that were forwarded by a cached flow.
     CacheHits = "cache_hits",
     /// Frames that were looked at one by one.

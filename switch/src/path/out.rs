@@ -79,7 +79,8 @@ impl Out {
             let peer = snapshot.tunnels.get(PeerSlot(slot as u16));
             match peer.and_then(|peer| Some((peer, &**snapshot.tunnels.underlays.get(peer.underlay)?))) {
                 Some((peer, underlay)) => {
-                    peer::Turn { peer, underlay, pool, counters, transmitter }.flush(queue);
+                    let way = snapshot.tunnels.uplink.as_ref().and_then(|uplink| uplink.way(worker, peer));
+                    peer::Turn { peer, underlay, way, pool, counters, transmitter }.flush(queue);
                 }
                 None => {
                     count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters);

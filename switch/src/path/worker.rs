@@ -385,6 +385,14 @@ impl Worker {
                 let mut tally = Count { counters, now: self.now };
                 receiver.receive(socket, *underlay, tunnels, pool, batch, &mut tally)
             }
+            Some(Kind::Uplink { queue }) => {
+                let tunnels = &*snapshot.tunnels;
+                let Some(uplink) = tunnels.uplink.as_deref() else { return Rx::Drained };
+                let mut tally = Count { counters, now: self.now };
+                let (rx, packets) = uplink.receive(*queue, tunnels, pool, batch, &mut tally);
+                counters.add(Total::UplinkReceived, packets as u64);
+                rx
+            }
             None => Rx::Drained,
         }
     }

@@ -8,6 +8,8 @@ pub mod mem;
 pub mod tap;
 /// UDP sockets that carry VXLAN.
 pub mod underlay;
+/// AF_XDP sockets that carry VXLAN.
+pub mod uplink;
 /// AF_XDP sockets.
 pub mod xdp;
 
@@ -21,6 +23,7 @@ use weft_sys::tun::Offloads;
 pub use mem::MemDevice;
 pub use tap::TapDevice;
 pub use underlay::{Underlay, UnderlayConfig};
+pub use uplink::Uplink;
 pub use xdp::XdpDevice;
 
 use crate::mem::{Batch, Pool};

@@ -19,6 +19,7 @@ use arc_swap::ArcSwapOption;
 use weft_sys::tunnel_gso::TunnelGso;
 use weft_sys::udp::{self, UdpOptions, UdpSocket};
 
+pub(in crate::port) use rx::{Glue, Turn};
 pub use rx::{Receiver, Tally};
 pub use tx::{Outcome, Packet, Transmitter};
 
@@ -163,7 +164,7 @@ impl Underlay {
     }
 
     /// The address that socket `sender` sends from.
-    fn source(&self, ipv6: bool, sender: u8) -> Option<SocketAddr> {
+    pub(in crate::port) fn source(&self, ipv6: bool, sender: u8) -> Option<SocketAddr> {
         self.family(ipv6)?.sources.get(usize::from(sender)).copied()
     }
 

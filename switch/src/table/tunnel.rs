@@ -7,13 +7,15 @@ use std::sync::Arc;
 use weft_encap::{MacAddr, Vni};
 
 use super::{BridgeSlot, Generation, PeerSlot, PortSlot};
-use crate::port::Underlay;
+use crate::port::{Underlay, Uplink};
 
 /// Underlays and peers.
 #[derive(Clone, Debug, Default)]
 pub struct Tunnels {
     /// One per UDP port in use.
     pub underlays: Vec<Arc<Underlay>>,
+    /// By which VXLAN is received and sent as raw frames, beside the underlays' sockets.
+    pub uplink: Option<Arc<Uplink>>,
     /// Peers by slot; `None`: no peer has that slot.
     pub peers: Vec<Option<Arc<Peer>>>,
     /// Who may send what: (index of the underlay, source address, VNI).

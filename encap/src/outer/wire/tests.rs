@@ -42,7 +42,10 @@ fn what_is_sent_is_what_another_implementation_reads() {
             NetSlice::Ipv4(slice) => {
                 let header = slice.header().to_header();
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
-                assert_eq!((header.identification, header.dont_fragment, header.time_to_live), (77, false, 64));
+                assert_eq!(
+                    (header.identification, header.dont_fragment, header.time_to_live),
+                    (77, false, 64)
+                );
                 assert_eq!(header.ecn.value(), 2);
                 udp.to_header().calc_checksum_ipv4(&header, udp.payload())
             }

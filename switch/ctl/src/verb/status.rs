@@ -44,6 +44,7 @@ fn text(status: &report::Status) -> String {
     if let Some(error) = &status.cluster.error {
         fields.push(("cluster error", format!("{error}; the last good version stays in force")));
     }
+    fields.extend(status.uplink.as_ref().map(|uplink| ("uplink", self::uplink(uplink))));
     for pool in &status.pools {
         // Of an IPv6 pool nobody counts the addresses.
         let free = if pool.free > u64::from(u32::MAX) { "many".to_owned() } else { pool.free.to_string() };
@@ -59,6 +60,22 @@ fn text(status: &report::Status) -> String {
         fields.push(("degraded", reason.clone()));
     }
     render::fields("", &fields)
+}
+
+/// Which device, how, and how much.
+fn uplink(uplink: &report::UplinkStatus) -> String {
+    format!(
+        "{}, {} {}, {}, {:.1} MiB, {}; {} packets received, {} sent, {} dropped",
+        uplink.device,
+        uplink.mode,
+        if uplink.zero_copy { "zero-copy" } else { "copy" },
+        render::count(uplink.queues, "queue"),
+        uplink.memory as f64 / f64::from(1 << 20),
+        render::count(uplink.peers, "peer"),
+        uplink.rx_packets,
+        uplink.tx_packets,
+        uplink.rx_dropped
+    )
 }
 
 /// How many, and how busy.

@@ -66,6 +66,7 @@ impl Engine {
                 Job::Ping(answer) => drop(answer.send(())),
                 Job::Lost => self.lost(),
                 Job::Network => self.network(),
+                Job::Ways => self.live.follow_ways(&Arc::clone(&self.state)),
                 Job::Cluster(cluster) => self.cluster(cluster),
                 Job::Config(config) => self.configure(*config),
                 Job::BadConfig(error) => {
@@ -304,6 +305,7 @@ impl Engine {
             sysctls: self.live.host().sysctls().to_vec(),
             offloads: self.live.offloads(),
             xdp: self.live.xdp(),
+            uplink: self.live.uplink(),
             ports: self.publisher.port_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
             bridges: self.publisher.bridge_slots().map(|(name, slot)| (name.clone(), slot)).collect(),
             peers: self.publisher.peer_slots().map(|(key, slot)| (key.clone(), slot)).collect(),
@@ -340,7 +342,7 @@ impl Engine {
             });
         }
         let state = Arc::clone(&self.state);
-        if self.live.retry(&state) {
+        if self.live.retry(&state) | self.live.tend_uplink(&state) {
             self.rebuild();
         }
         if self.ticks.is_multiple_of(FIREWALL_TICKS) && state.node.internal.is_some() {
@@ -421,6 +423,11 @@ impl Engine {
         let cluster = self.cluster.clone();
         if let Err(error) = self.derive(cluster.as_ref()) {
             tracing::warn!(error, "after a change of links or addresses");
+        }
+        let state = Arc::clone(&self.state);
+        self.live.look_again_at_uplink();
+        if self.live.tend_uplink(&state) {
+            self.rebuild();
         }
     }
 

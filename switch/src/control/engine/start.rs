@@ -132,13 +132,14 @@ pub fn start(
         tracing::warn!(what, "refers to something that is no longer there; removed");
     }
     let live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
-    let mut live = live.with_tunnel_gso(config.tunnel_gso);
+    let mut live = live.with_tunnel_gso(config.tunnel_gso).with_uplink(config.uplink, config.underlay);
     live.refuse_unwanted(&state);
     let mut state = take_up(&mut live, state, taken.is_some());
     for what in state.drop_statics_of_ports() {
         tracing::warn!(what, "removed");
     }
     live.start_underlays(&state);
+    live.start_uplink(&state, taken.is_some());
 
     let mut publisher = Publisher::default();
     let snapshot = publisher.build(&state, &live.devices(), 0)?;
@@ -147,6 +148,7 @@ pub fn start(
         taken.teach(&publisher, &dataplane);
         taken.ready()?;
         failed = live.activate();
+        live.activate_uplink(&state);
     }
     // Pods talk again from here on; all that follows takes programs, the disk, and time.
     let epoch = snapshot.epoch;

@@ -28,8 +28,9 @@ impl Live {
             config.sockets().map(move |spec| holder::socket_name(config.port, spec.addr.is_ipv6(), spec.role))
         });
         let whole = self.wants_tunnel_gso().then(|| holder::TUNNEL_GSO.to_owned());
+        let uplink = self.wants_uplink();
         let wanted: BTreeSet<String> = taps.chain(sockets).chain(whole).collect();
-        self.holder.refuse(|name| wanted.contains(name));
+        self.holder.refuse(|name| wanted.contains(name) || uplink && holder::is_of_uplink(name));
     }
 
     /// After the start: whatever of the last run was not asked for goes, and the service manager holds what is open.

@@ -118,7 +118,8 @@ impl Live {
     /// Gives the device to the underlays that gain by it, and takes it from the others.
     fn send_whole(&mut self) {
         let whole = &mut self.whole;
-        let may = whole.wanted != TunnelGsoUse::Never && whole.rests == 0;
+        // Who wants raw frames of the interface has it beside.
+        let may = whole.wanted != TunnelGsoUse::Never && whole.rests == 0 && !self.uplink.is_wanted();
         let (mut gain, mut others): (Vec<_>, Vec<_>) =
             self.underlays.values().partition(|underlay| may && whole.gains(underlay));
         // Their policies do not meet what leaves by the device.

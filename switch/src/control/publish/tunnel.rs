@@ -93,6 +93,7 @@ pub(super) fn build(
     let last = Arc::clone(&publisher.last.tunnels);
     let mut table =
         Tunnels { underlays: devices.underlays.values().cloned().collect(), ..Tunnels::default() };
+    table.uplink.clone_from(&devices.uplink);
     let index_of = |port: u16| devices.underlays.keys().position(|known| *known == port);
     table.peers = vec![None; publisher.peers.bound()];
     for (key, wanted) in peers {
@@ -112,7 +113,15 @@ pub(super) fn build(
     }
     let same_underlays = last.underlays.len() == table.underlays.len()
         && last.underlays.iter().zip(&table.underlays).all(|(a, b)| Arc::ptr_eq(a, b));
-    if same_underlays && same_slots(&last.peers, &table.peers) { last } else { Arc::new(table) }
+    let same_uplink = match (&last.uplink, &table.uplink) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    if same_underlays && same_uplink && same_slots(&last.peers, &table.peers) {
+        last
+    } else {
+        Arc::new(table)
+    }
 }
 
 /// A peer without its generation.

@@ -46,7 +46,8 @@ fn tells_edits_and_seconds_and_stops_at_once() {
     let path = dir.path().join("cluster.toml");
     fs::write(&path, "[cluster]\nvni = 7\n").unwrap();
     let (sender, events) = mpsc::channel();
-    let watch = Watch::start(Some(FileWatch::new(&path)), move |event| sender.send(event).is_ok()).unwrap();
+    let watch =
+        Watch::start(Some(FileWatch::new(&path)), true, move |event| sender.send(event).is_ok()).unwrap();
     let next_cluster = || loop {
         if let Event::Cluster(result) = events.recv_timeout(Duration::from_secs(10)).unwrap() {
             return result;

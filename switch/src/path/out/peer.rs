@@ -1,16 +1,19 @@
-//! To a peer: superframes whole or cut, one send each, small frames of equal length joined into one.
+//! To a peer: by the uplink, if there is one and it knows the way; else by sockets, superframes whole or cut, one send each,
+//! small frames of equal length joined into one.
 
 use weft_encap::Reason;
 
 use crate::mem::Pool;
 use crate::path::counters::{Counters, Total};
 use crate::port::underlay::{Outcome, Packet, Transmitter, Underlay};
+use crate::port::uplink::Way;
 use crate::table::Peer;
 
 /// One flush of one peer's queue.
 pub(super) struct Turn<'a> {
     pub(super) peer: &'a Peer,
     pub(super) underlay: &'a Underlay,
+    pub(super) way: Option<Way<'a>>,
     pub(super) pool: &'a mut Pool,
     pub(super) counters: &'a Counters,
     pub(super) transmitter: &'a mut Transmitter,
@@ -26,7 +29,9 @@ impl Turn<'_> {
         self.prepare(queue);
         let mut at = 0;
         while at < queue.len() {
-            if queue[at].is_superframe() {
+            if self.by_uplink(&mut queue[at]) {
+                at += 1;
+            } else if queue[at].is_superframe() {
                 self.superframe(&queue[at]);
                 at += 1;
             } else {
@@ -35,6 +40,37 @@ impl Turn<'_> {
                 at += len;
             }
         }
+        if let Some(way) = &mut self.way {
+            way.flush();
+            self.counters.add(Total::TunnelSends, 1);
+        }
+    }
+
+    /// False: it is to go by a socket.
+    #[inline]
+    fn by_uplink(&mut self, packet: &mut Packet) -> bool {
+        let Some(way) = self.way.as_mut().filter(|way| way.takes(packet)) else { return false };
+        let ingress = packet.frame.ingress;
+        let sent = if packet.is_superframe() {
+            let sent = way.superframe(self.underlay, packet, self.transmitter);
+            let packets = sent.map_or(0, |outcome| outcome.packets + outcome.refused);
+            self.counters.add(Total::SuperframesCut, u64::from(packets > 0));
+            self.counters.add(Total::ChecksumsComputed, packets);
+            sent
+        } else {
+            Ok(way.packet(self.underlay, packet, self.transmitter))
+        };
+        match sent {
+            Ok(outcome) => {
+                self.counters.add(Total::UplinkSent, outcome.packets);
+                self.count(&outcome);
+                if let Some(reason) = outcome.reason {
+                    self.counters.drop(ingress, reason);
+                }
+            }
+            Err(reason) => self.counters.drop(ingress, reason),
+        }
+        true
     }
 
     /// Completes and encapsulates all that are not cut.

@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use super::noise::Noise;
 use crate::mem::Pool;
 use crate::port::underlay::Receiver;
-use crate::port::{Device, Underlay};
+use crate::port::{Device, Underlay, Uplink};
 use crate::table::{Generation, Port, PortSlot, Snapshot};
 
 /// One worker's sources, by their token.
@@ -39,6 +39,8 @@ pub(super) enum Kind {
     Port { slot: PortSlot, queue: usize },
     /// The receiving socket of an underlay's family.
     Underlay { underlay: usize, ipv6: bool, receiver: Receiver },
+    /// A queue of the uplink.
+    Uplink { queue: usize },
 }
 
 /// Ports that could not be watched.
@@ -105,6 +107,7 @@ impl Sources {
         if self.id == 0 && !Arc::ptr_eq(&old.tunnels, &new.tunnels) {
             self.change_underlays(registry, &old.tunnels.underlays, &new.tunnels.underlays, pool);
         }
+        self.change_uplink(registry, old.tunnels.uplink.as_ref(), new.tunnels.uplink.as_ref());
         lost
     }
 
@@ -204,6 +207,27 @@ impl Sources {
                 let kind = Kind::Underlay { underlay: index, ipv6, receiver: Receiver::default() };
                 // A fresh socket is refused only without memory; its peers then stay silent, and `weft tunnel` shows it.
                 let _ = self.add(registry, socket.as_fd(), kind);
+            }
+        }
+    }
+
+    /// Its queues are spread over the workers.
+    fn change_uplink(&mut self, registry: &Registry, old: Option<&Arc<Uplink>>, new: Option<&Arc<Uplink>>) {
+        if old.map(Arc::as_ptr) == new.map(Arc::as_ptr) {
+            return;
+        }
+        for entry in &mut self.all {
+            let Some(Source { kind: Kind::Uplink { queue }, .. }) = entry else { continue };
+            if let Some(descriptor) = old.and_then(|old| old.descriptor(*queue)) {
+                remove(registry, descriptor);
+            }
+            *entry = None;
+        }
+        let Some(new) = new else { return };
+        for queue in (self.id..new.queues()).step_by(self.workers) {
+            if let Some(descriptor) = new.descriptor(queue) {
+                // Refused only without memory; its packets are lost then, and `weft status` counts them.
+                let _ = self.add(registry, descriptor, Kind::Uplink { queue });
             }
         }
     }

@@ -39,7 +39,7 @@ struct Run {
 }
 
 /// A superframe in the making.
-struct Glue {
+pub(in crate::port) struct Glue {
     frame: Frame,
     gro: Gro,
     peer: PeerSlot,
@@ -48,12 +48,12 @@ struct Glue {
 }
 
 /// The tables and buffers that one receive works with.
-struct Turn<'a, T> {
-    underlay: usize,
-    tunnels: &'a Tunnels,
-    pool: &'a mut Pool,
-    batch: &'a mut Batch,
-    tally: &'a mut T,
+pub(in crate::port) struct Turn<'a, T> {
+    pub(in crate::port) underlay: usize,
+    pub(in crate::port) tunnels: &'a Tunnels,
+    pub(in crate::port) pool: &'a mut Pool,
+    pub(in crate::port) batch: &'a mut Batch,
+    pub(in crate::port) tally: &'a mut T,
 }
 
 /// Errors of the socket that one turn skips: they belong to earlier sends, not to what waits.
@@ -211,21 +211,59 @@ impl<T: Tally> Turn<'_, T> {
     #[inline]
     fn follow(&mut self, open: &mut Glue, run: &mut Run) {
         let (mut packets, mut bytes) = (0, 0);
-        while let Some((header, rest)) = run.frame.bytes().split_first_chunk()
-            && *header == open.vxlan
-        {
-            let len = (run.segment - vxlan::LEN).min(rest.len());
-            match open.gro.push_unparsed(open.frame.spare_mut(), &rest[..len]) {
-                Some(Push::Merged) => {}
-                Some(Push::Drop(reason)) => self.tally.dropped(Some(open.peer), reason),
-                Some(Push::Flush) | None => break,
+        loop {
+            let packet = run.frame.bytes();
+            let packet = &packet[..run.segment.min(packet.len())];
+            let len = packet.len();
+            if !self.append(open, packet) {
+                break;
             }
             packets += 1;
-            bytes += len;
-            run.frame.pull_front(vxlan::LEN + len);
+            bytes += len - vxlan::LEN;
+            run.frame.pull_front(len);
         }
         if packets > 0 {
             self.tally.heard(open.peer, packets, bytes);
+        }
+    }
+
+    /// Glues one packet that plainly continues the last: see [`Turn::follow`]. False, and nothing done, if it does not.
+    #[inline]
+    fn append(&mut self, open: &mut Glue, packet: &[u8]) -> bool {
+        let Some((header, rest)) = packet.split_first_chunk() else { return false };
+        if *header != open.vxlan {
+            return false;
+        }
+        match open.gro.push_unparsed(open.frame.spare_mut(), rest) {
+            Some(Push::Merged) => true,
+            Some(Push::Drop(reason)) => {
+                self.tally.dropped(Some(open.peer), reason);
+                true
+            }
+            Some(Push::Flush) | None => false,
+        }
+    }
+
+    /// Takes one VXLAN packet of those that come one by one. `follows`: it has the sender and the mark of the packet before.
+    /// At most one frame is added to the batch, and one more by the end of [`Turn::finish`].
+    #[inline]
+    pub(in crate::port) fn one(
+        &mut self,
+        glue: &mut Option<Glue>,
+        packet: &mut [u8],
+        (from, ecn): (IpAddr, u8),
+        follows: bool,
+    ) {
+        if let Some(open) = glue
+            && follows
+            && ecn::keeps_inner(ecn)
+            && self.append(open, packet)
+        {
+            return self.tally.heard(open.peer, 1, packet.len() - vxlan::LEN);
+        }
+        match self.packet(packet, from, ecn) {
+            Ok((peer, headers)) => self.glue(glue, peer, packet, &headers),
+            Err((peer, reason)) => self.tally.dropped(peer, reason),
         }
     }
 
@@ -270,7 +308,8 @@ impl<T: Tally> Turn<'_, T> {
         }
     }
 
-    fn finish(&mut self, glue: Option<Glue>) {
+    /// Adds the superframe in the making to the batch.
+    pub(in crate::port) fn finish(&mut self, glue: Option<Glue>) {
         let Some(Glue { mut frame, gro, peer, .. }) = glue else { return };
         frame.vnet = gro.finish(frame.spare_mut());
         frame.set_len(gro.len());

@@ -91,12 +91,17 @@ impl Packet {
         room
     }
 
-    pub(super) fn tos(&self) -> u8 {
+    pub(in crate::port) fn tos(&self) -> u8 {
         ecn::outer_tos(&self.headers)
     }
 }
 
 impl Transmitter {
+    /// The buffer, and the identification, for who sends otherwise.
+    pub(in crate::port) fn parts(&mut self) -> (&mut [u8], &mut u16) {
+        (&mut self.cut, &mut self.id)
+    }
+
     /// Sends a superframe whole, or cuts and sends it.
     ///
     /// # Errors

@@ -67,6 +67,8 @@ pub(crate) struct Ends {
     pub(crate) free: Vec<Chunk>,
     /// For who receives: empty between batches.
     pub(crate) received: Vec<Piece>,
+    /// A frame of several pieces, for who wants it in one.
+    pub(crate) parts: Vec<u8>,
     sending: Vec<Piece>,
     shape: Shape,
 }
@@ -162,6 +164,7 @@ impl Ends {
             socket,
             free,
             received: Vec::with_capacity(shape.receiving as usize),
+            parts: Vec::with_capacity(shape.frame()),
             sending: Vec::with_capacity(shape.sending as usize),
             shape,
         };

@@ -1,4 +1,4 @@
-//! Changes of links, addresses and routes, as the kernel announces them (`RTNLGRP_*`, `linux/rtnetlink.h`).
+//! Changes of links, addresses, routes and, if wanted, neighbours, as the kernel announces them (`RTNLGRP_*`, `linux/rtnetlink.h`).
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::RecvFlags;
 
-use super::{Address, Error, Link, Route, addr, device, route, socket};
+use super::{Address, Error, Link, Neighbour, Route, addr, device, neigh, route, socket};
 
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +25,10 @@ pub enum Event {
     RouteChanged(Route),
     /// A route is gone. Routes that go with their link are not announced.
     RouteRemoved(Route),
+    /// A neighbour is new or changed, maybe only in what the kernel thinks of it.
+    NeighChanged(Neighbour),
+    /// A neighbour is gone.
+    NeighRemoved(Neighbour),
     /// The kernel dropped announcements: list everything again.
     Overrun,
 }
@@ -37,6 +41,9 @@ pub struct LinkMonitor {
     waiting: VecDeque<Event>,
     buf: Vec<u8>,
 }
+
+/// `RTNLGRP_NEIGH`.
+const NEIGHBOURS: u32 = 3;
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
@@ -59,6 +66,14 @@ impl LinkMonitor {
         };
         let socket = open().map_err(failed)?;
         Ok(Self { socket, waiting: VecDeque::new(), buf: vec![0; 64 << 10] })
+    }
+
+    /// Hears of neighbours from now on. They change often.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn hear_neighbours(&mut self) -> Result<(), Error> {
+        self.socket.add_membership(NEIGHBOURS).map_err(failed)
     }
 
     /// The next change, `None` when no more is waiting.
@@ -110,6 +125,8 @@ fn event(packet: Packet) -> Option<Event> {
         RouteNetlinkMessage::DelAddress(m) => addr::parse(&m).map(Event::AddrRemoved),
         RouteNetlinkMessage::NewRoute(m) => route::parse(&m).map(Event::RouteChanged),
         RouteNetlinkMessage::DelRoute(m) => route::parse(&m).map(Event::RouteRemoved),
+        RouteNetlinkMessage::NewNeighbour(m) => neigh::parse(&m).map(Event::NeighChanged),
+        RouteNetlinkMessage::DelNeighbour(m) => neigh::parse(&m).map(Event::NeighRemoved),
         _ => None,
     }
 }

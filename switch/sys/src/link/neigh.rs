@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
 use super::addr::family;
@@ -21,6 +21,10 @@ pub struct Neighbour {
     pub mac: Option<[u8; 6]>,
     /// Set by hand: never asked for again, survives loss of carrier.
     pub permanent: bool,
+    /// The kernel sends to that Ethernet address (`NUD_VALID`): it is not being asked for the first time, nor given up.
+    pub valid: bool,
+    /// The kernel has no doubt of it (`NUD_CONNECTED`).
+    pub confirmed: bool,
 }
 
 impl Netlink {
@@ -34,6 +38,19 @@ impl Netlink {
         message.attributes.push(NeighbourAttribute::LinkLocalAddress(mac.to_vec()));
         self.act(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
             format!("set neighbour {ip} of link {index}")
+        })
+    }
+
+    /// Tells the kernel that a neighbour is in use (`NTF_USE`), as if a packet of its own were sent: one that is in doubt is
+    /// asked for again.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::is_missing`] when there is none.
+    pub fn neigh_use(&mut self, index: u32, ip: IpAddr) -> Result<(), Error> {
+        let mut message = neighbour(index, ip);
+        message.header.flags = NeighbourFlags::Use;
+        self.act(RouteNetlinkMessage::NewNeighbour(message), 0, || {
+            format!("use neighbour {ip} of link {index}")
         })
     }
 
@@ -63,7 +80,7 @@ impl Netlink {
     }
 }
 
-fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
+pub(super) fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut ip, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -73,8 +90,16 @@ fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
             _ => {}
         }
     }
-    let permanent = message.header.state == NeighbourState::Permanent;
-    Some(Neighbour { index: message.header.ifindex, ip: ip?, mac, permanent })
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    let state = message.header.state;
+    Some(Neighbour {
+        index: message.header.ifindex,
+        ip: ip?,
+        mac,
+        permanent: state == Permanent,
+        valid: matches!(state, Permanent | Noarp | Reachable | Probe | Stale | Delay),
+        confirmed: matches!(state, Permanent | Noarp | Reachable),
+    })
 }
 
 fn neighbour(index: u32, ip: IpAddr) -> NeighbourMessage {

@@ -50,6 +50,8 @@ pub struct Route {
     pub src: Option<IpAddr>,
     /// The gateway is on the link, whatever the addresses say (`RTNH_F_ONLINK`).
     pub onlink: bool,
+    /// Packets get headers of another protocol, or are otherwise not sent as they are (`RTA_ENCAP`). Only read.
+    pub encapsulated: bool,
     /// MTU in bytes on this route.
     pub mtu: Option<u32>,
     /// Priority; smaller wins.
@@ -72,6 +74,7 @@ impl Route {
             dev: None,
             src: None,
             onlink: false,
+            encapsulated: false,
             mtu: None,
             metric: None,
             table: MAIN_TABLE,
@@ -138,11 +141,23 @@ impl Netlink {
     /// # Errors
     /// [`Error`]; `ENETUNREACH` when there is none.
     pub fn route_get(&mut self, dst: IpAddr) -> Result<Route, Error> {
+        self.route_get_from(dst, None)
+    }
+
+    /// As [`Netlink::route_get`], for a packet that comes from an address of this node's.
+    ///
+    /// # Errors
+    /// As [`Netlink::route_get`]; `EINVAL` when the node does not have the address.
+    pub fn route_get_from(&mut self, dst: IpAddr, src: Option<IpAddr>) -> Result<Route, Error> {
         let what = || format!("look the route to {dst} up");
         let mut ask = RouteMessage::default();
         ask.header.address_family = family(dst);
         ask.header.destination_prefix_length = if dst.is_ipv6() { 128 } else { 32 };
         ask.attributes.push(RouteAttribute::Destination(dst.into()));
+        if let Some(src) = src {
+            ask.header.source_prefix_length = ask.header.destination_prefix_length;
+            ask.attributes.push(RouteAttribute::Source(src.into()));
+        }
         match self.get(RouteNetlinkMessage::GetRoute(ask), what)? {
             RouteNetlinkMessage::NewRoute(route) => parse(&route),
             _ => None,
@@ -170,6 +185,7 @@ pub(super) fn parse(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Gateway(via) => route.via = ip(via),
             RouteAttribute::Via(RouteVia::Inet(via)) => route.via = Some((*via).into()),
             RouteAttribute::Via(RouteVia::Inet6(via)) => route.via = Some((*via).into()),
+            RouteAttribute::EncapType(_) => route.encapsulated = true,
             RouteAttribute::Oif(dev) => route.dev = Some(*dev),
             RouteAttribute::PrefSource(src) => route.src = ip(src),
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),

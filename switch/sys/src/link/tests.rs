@@ -190,7 +190,14 @@ fn neighbours() {
             let address = ip(address);
             netlink.neigh_set(index, address, [6; 6]).unwrap();
             netlink.neigh_set(index, address, mac).unwrap();
-            let wanted = Neighbour { index, ip: address, mac: Some(mac), permanent: true };
+            let wanted = Neighbour {
+                index,
+                ip: address,
+                mac: Some(mac),
+                permanent: true,
+                valid: true,
+                confirmed: true,
+            };
             assert!(netlink.neigh_list(Some(index)).unwrap().contains(&wanted));
             netlink.neigh_del(index, address).unwrap();
             assert!(netlink.neigh_del(index, address).unwrap_err().is_missing());

@@ -1,0 +1,405 @@
+//! VXLAN as raw frames of the node's interface (`uplink = "afxdp"`): with weft's own nodes and the kernel's, and what the node
+//! and its interface go through.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_tests::datagrams::segmented;
+use weft_tests::flannel::{self, Flannel};
+use weft_tests::ns::Background;
+use weft_tests::traffic::{hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df};
+use weft_tests::{
+    Context, Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually, lab,
+};
+
+const AFXDP: &str = "uplink = \"afxdp\"\n";
+
+fn options() -> Options {
+    Options { config: AFXDP.to_owned(), ..Options::default() }
+}
+
+fn both(pod: &Pod) -> [String; 2] {
+    [pod.ip(), pod.ip6()]
+}
+
+fn talk(lab: &Lab, a: &Namespace, b: &Namespace, to: &[String], full: bool) -> Result<()> {
+    for to in to {
+        ping(a, to, 20)?;
+        if full {
+            iperf_all(a, b, to)?;
+        }
+        segmented(a, b, to)?;
+        hashed_both_ways(a, b, to, 20)?;
+    }
+    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
+}
+
+/// What `weft status` says of the uplink.
+fn uplink(node: &Node) -> Result<Value> {
+    let status = node.weft_json(&["status"])?;
+    let uplink = status["uplink"].clone();
+    ensure!(uplink.is_object(), "no uplink: {status}");
+    Ok(uplink)
+}
+
+/// Nearly all of what was just exchanged with other nodes went by the uplink.
+fn was_by_uplink(node: &Node) -> Result<()> {
+    let uplink = uplink(node)?;
+    let tunnels = node.weft_json(&["tunnel"])?;
+    let sum = |field: &str| -> u64 {
+        tunnels.as_array().into_iter().flatten().filter_map(|peer| peer[field].as_u64()).sum()
+    };
+    for (by_uplink, all) in [("rx_packets", sum("rx_packets")), ("tx_packets", sum("tx_packets"))] {
+        let count = uplink[by_uplink].as_u64().unwrap_or(0);
+        ensure!(count > 100 && count * 100 >= all * 95, "{by_uplink}: {count} of {all}: {uplink}");
+    }
+    Ok(())
+}
+
+/// Whether the node's `eth0` has a program.
+fn has_program(node: &Node) -> Result<bool> {
+    Ok(node.ns.sh("ip -d link show dev eth0")?.contains("prog/xdp"))
+}
+
+fn nodes(underlay6: bool) -> Result<()> {
+    let lab = Lab::up(Options { underlay6, ..options() })?;
+    let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+    talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+    for node in &lab.nodes {
+        was_by_uplink(node)?;
+        let uplink = uplink(node)?;
+        ensure!(uplink["device"] == "eth0" && uplink["mode"] == "native", "{uplink}");
+        ensure!(uplink["zero_copy"] == false && uplink["memory"].as_u64() > Some(1 << 20), "{uplink}");
+        ensure!(
+            node.weft(&["status"])?.contains("eth0, native copy, 1 queue"),
+            "{}",
+            node.weft(&["status"])?
+        );
+        ensure!(node.weft_json(&["status"])?["degraded"] == serde_json::json!([]), "degraded");
+    }
+    // The nodes themselves, by the same interface.
+    hashed_both_ways(&lab.nodes[0].ns, &lab.nodes[1].ns, &lab.underlay_address(2), 20)
+}
+
+#[test]
+fn nodes_over_ipv4() {
+    as_root(|| nodes(false));
+}
+
+#[test]
+fn nodes_over_ipv6() {
+    as_root(|| nodes(true));
+}
+
+#[test]
+fn a_node_with_sockets_as_peer() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options::default())?;
+        std::fs::write(lab.nodes[0].file("weft.toml"), AFXDP)?;
+        let cluster = lab.cluster(2);
+        for node in &mut lab.nodes {
+            node.write_cluster(&cluster)?;
+            node.start()?;
+        }
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        talk(&lab, &b.ns, &a.ns, &both(&a), false)?;
+        was_by_uplink(&lab.nodes[0])?;
+        ensure!(lab.nodes[1].weft_json(&["status"])?["uplink"].is_null(), "an uplink that nobody wants");
+        Ok(())
+    });
+}
+
+fn kernel_peer(underlay6: bool) -> Result<()> {
+    let options = Options { nodes: 1, underlay6, ..options() };
+    let mut lab = Lab::wired(options.clone())?;
+    lab.nodes[0].write_cluster(&flannel::cluster(&lab))?;
+    lab.nodes[0].start()?;
+    let peer = Flannel::up(&lab, &options)?;
+    let a = lab.nodes[0].pod("a")?;
+    let there = ["10.244.3.2".to_owned(), "fd00:244:0:3::2".to_owned()];
+    talk(&lab, &a.ns, &peer.pod, &there, true)?;
+    talk(&lab, &peer.pod, &a.ns, &both(&a), true)?;
+    ping(&peer.host, &a.ip(), 3)?;
+    ping(&lab.nodes[0].ns, "10.244.3.2", 3)?;
+    no_checksum_errors([&peer.pod, &peer.host])?;
+    was_by_uplink(&lab.nodes[0])
+}
+
+#[test]
+fn kernel_peer_over_ipv4() {
+    as_root(|| kernel_peer(false));
+}
+
+#[test]
+fn kernel_peer_over_ipv6() {
+    as_root(|| kernel_peer(true));
+}
+
+#[test]
+fn jumbo() {
+    as_root(|| {
+        let lab = Lab::up(Options { mtu: 9000, ..options() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        ensure!(a.ns.sh("cat /sys/class/net/eth0/mtu")?.trim() == "8950", "pod MTU is not 8950");
+        let out = ping_df(&a.ns, &b.ip(), 8922)?;
+        ensure!(out.contains("1 received"), "{out}");
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        lab.nodes.iter().try_for_each(was_by_uplink)
+    });
+}
+
+#[test]
+fn several_queues() {
+    as_root(|| {
+        let lab =
+            Lab::up(Options { queues: 2, config: format!("{AFXDP}workers = 2\n"), ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        ensure!(uplink(&lab.nodes[0])?["queues"] == 2, "{}", uplink(&lab.nodes[0])?);
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        lab.nodes.iter().try_for_each(was_by_uplink)
+    });
+}
+
+/// Packets longer than the interface's MTU leave in fragments, which the kernel puts together again.
+#[test]
+fn outer_fragments_are_the_kernels() {
+    as_root(|| {
+        let config = format!("{AFXDP}mtu = 1500\n");
+        let lab = Lab::up(Options { config, ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        let before = uplink(&lab.nodes[1])?["rx_packets"].as_u64();
+        for _ in 0..3 {
+            let out = ping_df(&a.ns, &b.ip(), 1472)?;
+            ensure!(out.contains("1 received"), "{out}");
+        }
+        let after = uplink(&lab.nodes[1])?["rx_packets"].as_u64();
+        ensure!(
+            after < before.map(|before| before + 3),
+            "fragments came by the uplink: {before:?}, {after:?}"
+        );
+        hashed_both_ways(&a.ns, &b.ns, &b.ip(), 5)
+    });
+}
+
+/// A session of the node's own: a line every 20 ms, each answered within half a second.
+const SESSION: &str = "
+import socket, sys, time
+if sys.argv[1] == 'serve':
+    listener = socket.create_server(('0.0.0.0', 2222))
+    print('ready', flush=True)
+    connection, _ = listener.accept()
+    while line := connection.recv(100): connection.sendall(line)
+else:
+    session = socket.create_connection((sys.argv[1], 2222), 2)
+    session.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    session.settimeout(0.5)
+    end = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < end:
+        session.sendall(b'x')
+        assert session.recv(1) == b'x'
+        time.sleep(0.02)
+    print('done')
+";
+
+/// Runs `event` while such a session of the first node with the second goes on.
+fn in_session(lab: &mut Lab, seconds: u32, event: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let (address, seconds) = (lab.underlay_address(2), seconds.to_string());
+    let server: Background = lab.nodes[1].ns.spawn("/usr/bin/python3", &["-c", SESSION, "serve"])?;
+    eventually(5, || {
+        ensure!(!lab.nodes[1].ns.sh("ss -Hltn sport = :2222")?.trim().is_empty(), "nobody listens");
+        Ok(())
+    })?;
+    let session = lab.nodes[0].ns.spawn("/usr/bin/python3", &["-c", SESSION, &address, &seconds])?;
+    std::thread::sleep(Duration::from_millis(500));
+    event(lab)?;
+    let (out, errors, _) = session.finish()?;
+    drop(server);
+    ensure!(out.contains("done"), "the node's own session broke: {errors}");
+    Ok(())
+}
+
+#[test]
+fn the_node_itself_notices_nothing_of_a_crash() {
+    as_root(|| {
+        let mut lab = Lab::up(options())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)?;
+        in_session(&mut lab, 6, |lab| {
+            for _ in 0..2 {
+                lab.nodes[0].kill()?;
+                ensure!(!has_program(&lab.nodes[0])?, "the program outlives its daemon");
+                std::thread::sleep(Duration::from_millis(500));
+                lab.nodes[0].start()?;
+                eventually(5, || uplink(&lab.nodes[0]))?;
+            }
+            Ok(())
+        })?;
+        talk(&lab, &a.ns, &b.ns, &both(&b), false)
+    });
+}
+
+#[test]
+fn kept_over_crashes_and_upgrades() {
+    as_root(|| {
+        let mut lab = Lab::up(Options { keeper: Some(Vec::new()), ..options() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)?;
+        in_session(&mut lab, 8, |lab| {
+            for crash in [true, false, true, false] {
+                let args = ["-n", "-q", "-i", "0.002", "-W", "3", "-c", "500", &b.ip()];
+                let pings = a.ns.spawn("ping", &args)?;
+                std::thread::sleep(Duration::from_millis(300));
+                let id = program_id(&lab.nodes[0])?;
+                if crash {
+                    lab.nodes[0].kill_kept()?;
+                } else {
+                    lab.nodes[0].weft(&["upgrade"])?;
+                }
+                let (out, errors, _) = pings.finish()?;
+                let received = out.split(" received").next().and_then(|before| before.rsplit(' ').next());
+                let received: u32 = received.and_then(|count| count.parse().ok()).unwrap_or(0);
+                // What the dead process had read is lost, one ping or two.
+                ensure!(received >= if crash { 497 } else { 500 }, "crash {crash}: {out}{errors}");
+                uplink(&lab.nodes[0])?;
+                ensure!(has_program(&lab.nodes[0])?, "program {id} is gone");
+            }
+            Ok(())
+        })?;
+        talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+        was_by_uplink(&lab.nodes[0])?;
+        // With the keeper everything goes.
+        lab.nodes[0].stop()?;
+        ensure!(!has_program(&lab.nodes[0])?, "the program outlives the keeper");
+        Ok(())
+    });
+}
+
+fn program_id(node: &Node) -> Result<u64> {
+    let links: Value = serde_json::from_str(&node.ns.sh("ip -j -d link show dev eth0")?)?;
+    links[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("no program: {links}"))
+}
+
+#[test]
+fn nothing_is_left_by_a_clean_stop() {
+    as_root(|| {
+        let mut lab = Lab::up(options())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        ensure!(has_program(&lab.nodes[0])?, "no program");
+        lab.nodes[0].stop()?;
+        ensure!(!has_program(&lab.nodes[0])?, "the program outlives its daemon");
+        let mut purge = lab.nodes[0].weftd();
+        let status = purge.arg("--purge").stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        ensure!(status.success() && !has_program(&lab.nodes[0])?, "after a purge");
+        ping(&lab.nodes[0].ns, &lab.underlay_address(2), 3)
+    });
+}
+
+#[test]
+fn the_interface_goes_and_comes_back() {
+    as_root(|| {
+        let options = options();
+        let mut lab = Lab::up(options.clone())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        lab.nodes[0].expect_log("uplink");
+        lab.nodes[0].expect_log("after a change of links or addresses");
+        let descriptors = lab.nodes[0].descriptors()?;
+        lab.nodes[0].ns.sh("ip link del eth0")?;
+        let node = &lab.nodes[0];
+        eventually(3, || {
+            let status = node.weft_json(&["status"])?;
+            let degraded = status["degraded"].to_string();
+            ensure!(status["uplink"].is_null() && degraded.contains("no AF_XDP uplink"), "{status}");
+            Ok(())
+        })?;
+        let ticks = node.cpu_ticks()?;
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(node.cpu_ticks()? - ticks < 10, "a busy loop");
+        lab::join(&lab.underlay, &node.ns, 1, &options)?;
+        eventually(5, || {
+            uplink(node)?;
+            ensure!(node.weft_json(&["status"])?["degraded"] == serde_json::json!([]), "degraded");
+            Ok(())
+        })?;
+        eventually(5, || ping(&a.ns, &b.ip(), 3))?;
+        talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+        was_by_uplink(node)?;
+        ensure!(node.descriptors()? <= descriptors, "descriptors leak");
+        Ok(())
+    });
+}
+
+#[test]
+fn who_comes_second_is_told_who_is_there() {
+    as_root(|| {
+        let lab = Lab::up(options())?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        let before = program_id(node)?;
+        let dir = tempfile::tempdir()?;
+        let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        std::fs::write(path("weft.toml"), "uplink = \"afxdp\"\ninternal = false\nvxlan_port = 4790\n")?;
+        let cluster = lab.cluster(2).replace("[cluster]", "[cluster]\nport = 4790");
+        std::fs::write(path("cluster.toml"), cluster)?;
+        let (run, state, socket) = (path("run"), path("state"), path("run/weft.sock"));
+        let args = [
+            ["--config", &path("weft.toml")],
+            ["--cluster", &path("cluster.toml")],
+            ["--node", "n1"],
+            ["--run-dir", &run],
+            ["--state-dir", &state],
+        ];
+        let second = node.ns.spawn(&bin::path("weftd"), args.as_flattened())?;
+        let status = eventually(5, || node.ns.run(&bin::path("weft"), &["--socket", &socket, "status"]))?;
+        ensure!(status.contains("eth0 has an XDP program already: weft_xdp_tunnel"), "{status}");
+        ensure!(program_id(node)? == before, "the program was replaced");
+        drop(second);
+        was_by_uplink_or_idle(node)?;
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)
+    });
+}
+
+fn was_by_uplink_or_idle(node: &Node) -> Result<()> {
+    uplink(node).map(drop)
+}
+
+/// The peer's Ethernet address changes, its entry is deleted, the way leads elsewhere and back: nothing stays lost.
+#[test]
+fn ways_are_followed() {
+    as_root(|| {
+        let lab = Lab::up(options())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let (near, far) = (&lab.nodes[0], &lab.nodes[1]);
+        let by_uplink = |known: bool| {
+            eventually(8, || {
+                ping(&a.ns, &b.ip(), 1)?;
+                let uplink = uplink(near)?;
+                ensure!((uplink["peers"] == 1) == known, "{uplink}");
+                Ok(())
+            })
+        };
+        by_uplink(true)?;
+        near.ns.sh("ip neigh flush dev eth0")?;
+        by_uplink(true)?;
+        far.ns.sh("ip link set eth0 address 02:00:00:00:77:02")?;
+        near.ns.sh("ip neigh replace 172.30.0.2 dev eth0 lladdr 02:00:00:00:77:02 nud reachable")?;
+        by_uplink(true)?;
+        // By another device: what the kernel makes of it is the sockets'.
+        near.ns
+            .sh("ip link add other type dummy; ip link set other up; ip route add 172.30.0.2/32 dev other")?;
+        eventually(3, || {
+            ensure!(uplink(near)?["peers"] == 0, "{}", uplink(near)?);
+            Ok(())
+        })?;
+        near.ns.sh("ip link del other")?;
+        by_uplink(true)?;
+        // Of an entry that fails nothing is kept.
+        near.ns.sh("ip neigh replace 172.30.0.2 dev eth0 nud failed")?;
+        by_uplink(true)
+    });
+}
