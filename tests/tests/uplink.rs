@@ -162,6 +162,28 @@ fn several_queues() {
     });
 }
 
+/// A bridge has no driver that could run the program.
+#[test]
+fn a_bridge_as_interface() {
+    as_root(|| {
+        let mut lab = Lab::wired(options())?;
+        let cluster = lab.cluster(2);
+        lab.nodes[0].ns.sh(
+            "ip link add ex type bridge; ip link set eth0 master ex; ip link set ex up; ip addr flush dev eth0
+             ip addr add 172.30.0.1/24 dev ex; ip addr add fd00:5::1/64 dev ex nodad",
+        )?;
+        for node in &mut lab.nodes {
+            node.write_cluster(&cluster)?;
+            node.start()?;
+        }
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let uplink = uplink(&lab.nodes[0])?;
+        ensure!(uplink["device"] == "ex" && uplink["mode"] == "generic", "{uplink}");
+        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        lab.nodes.iter().try_for_each(was_by_uplink)
+    });
+}
+
 /// Packets longer than the interface's MTU leave in fragments, which the kernel puts together again.
 #[test]
 fn outer_fragments_are_the_kernels() {
@@ -359,13 +381,8 @@ fn who_comes_second_is_told_who_is_there() {
         ensure!(status.contains("eth0 has an XDP program already: weft_xdp_tunnel"), "{status}");
         ensure!(program_id(node)? == before, "the program was replaced");
         drop(second);
-        was_by_uplink_or_idle(node)?;
         talk(&lab, &a.ns, &b.ns, &[b.ip()], false)
     });
-}
-
-fn was_by_uplink_or_idle(node: &Node) -> Result<()> {
-    uplink(node).map(drop)
 }
 
 /// The peer's Ethernet address changes, its entry is deleted, the way leads elsewhere and back: nothing stays lost.
@@ -390,8 +407,9 @@ fn ways_are_followed() {
         near.ns.sh("ip neigh replace 172.30.0.2 dev eth0 lladdr 02:00:00:00:77:02 nud reachable")?;
         by_uplink(true)?;
         // By another device: what the kernel makes of it is the sockets'.
-        near.ns
-            .sh("ip link add other type dummy; ip link set other up; ip route add 172.30.0.2/32 dev other")?;
+        near.ns.sh(
+            "ip link add other type bridge; ip link set other up; ip route add 172.30.0.2/32 dev other",
+        )?;
         eventually(3, || {
             ensure!(uplink(near)?["peers"] == 0, "{}", uplink(near)?);
             Ok(())

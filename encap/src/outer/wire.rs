@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::Outer;
-use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
+use crate::checksum::{Sum, field_offset, pseudo, pseudo_v4, pseudo_v6};
 use crate::wire::{be16, put16};
-use crate::{MacAddr, Reason, eth, ipv4, ipv6, proto, udp, vxlan};
+use crate::{L4, MacAddr, Reason, eth, ipv4, ipv6, parse, proto, udp, vxlan};
 
 /// The two Ethernet addresses of one hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +64,9 @@ pub struct Arrival {
 /// Checks the outer headers of a frame for the device with address `mac`: untagged, IPv4 without options or IPv6 without
 /// extension headers, UDP, no fragment.
 ///
-/// The UDP checksum must be right. Where the field holds the bare sum of the pseudo-header the sender left it to its
-/// device, which was a virtual link; over IPv4 there may be none (RFC 768), over IPv6 there must, as the kernel's sockets
-/// have it.
+/// The UDP checksum must be right, or be so once the inner one is there, if that is owed. Where the field holds the bare sum of
+/// the pseudo-header the sender left it to its device, which was a virtual link. There may be none, over IPv6, too (RFC 6935):
+/// the inner one protects what matters.
 ///
 /// # Errors
 /// [`Reason::TunnelOuter`].
@@ -114,15 +114,38 @@ fn read(frame: &[u8], mac: MacAddr) -> Option<Arrival> {
             }
             _ => return None,
         };
-        if checksum != pseudo.fold() && !pseudo.add(datagram).is_valid() {
+        let is_right = checksum == pseudo.fold()
+            || pseudo.add(datagram).is_valid()
+            || is_right_with_inner(pseudo, datagram);
+        if !is_right {
             return None;
         }
-    } else if to.is_ipv6() {
-        return None;
     }
     let start = eth::LEN + ip_len + udp::LEN;
     let datagram = start..start + length - udp::LEN;
     Some(Arrival { from, to: SocketAddr::new(to, udp.dst_port.get()), tos, datagram })
+}
+
+/// True if the inner checksum is owed, and the outer one right as if it were there: a kernel peer computes it so, from the
+/// headers alone, and leaves the inner one to its device (`lco_csum`, Documentation/networking/checksum-offloads.rst).
+fn is_right_with_inner(outer: Sum, datagram: &[u8]) -> bool {
+    let before = udp::LEN + vxlan::LEN;
+    let inner = &datagram[before..];
+    let Ok(headers) = parse(inner) else { return false };
+    let Some(field) = field_offset(headers.l4).filter(|_| matches!(headers.l4, L4::Tcp | L4::Udp)) else {
+        return false;
+    };
+    if headers.is_fragment() || headers.source_routed {
+        return false;
+    }
+    let l4 = usize::from(headers.l4_at);
+    let owed = pseudo(inner, &headers, headers.l4_end - u32::from(headers.l4_at)).fold();
+    // What comes behind is part of no inner packet.
+    let behind = &datagram[before + headers.l4_end as usize..];
+    let is_even = headers.l4_end.is_multiple_of(2) || behind.is_empty();
+    // With its pseudo-header an intact packet sums to all ones.
+    let sum = outer.add(&datagram[..before + l4]).add16(!owed).add(behind);
+    is_even && be16(inner, l4 + field) == owed && sum.is_valid()
 }
 
 #[cfg(test)]

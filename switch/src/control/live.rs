@@ -200,7 +200,7 @@ impl Live {
     /// Closes what a change has set aside, in the background, and tells the service manager what it is to hold now.
     pub fn finish(&mut self, aside: Aside, state: &State) {
         self.sync();
-        self.follow_ways(state);
+        self.follow_peers(state);
         for (_, open) in aside.ports {
             self.destroy(open);
         }

@@ -163,6 +163,14 @@ impl Underlay {
         }
     }
 
+    /// Whether the kernel hands over runs of datagrams, or one by one.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`; none in practice.
+    pub fn set_gro(&self, on: bool) -> io::Result<()> {
+        self.receivers().try_for_each(|receiver| receiver.set_gro(on))
+    }
+
     /// The address that socket `sender` sends from.
     pub(in crate::port) fn source(&self, ipv6: bool, sender: u8) -> Option<SocketAddr> {
         self.family(ipv6)?.sources.get(usize::from(sender)).copied()

@@ -265,6 +265,15 @@ impl UdpSocket {
         Ok(sockopt::set_socket_recv_buffer_size(&self.fd, 0)?)
     }
 
+    /// Whether the kernel joins datagrams of a sender (`UDP_GRO`). What it has joined, XDP programs that run after the driver
+    /// get in one piece, too.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`; none in practice.
+    pub fn set_gro(&self, on: bool) -> io::Result<()> {
+        set_int(self.fd.as_fd(), libc::SOL_UDP, libc::UDP_GRO, on.into())
+    }
+
     /// The address that the socket is bound to.
     ///
     /// # Errors

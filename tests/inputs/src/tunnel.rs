@@ -4,7 +4,9 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weft_encap::checksum::{self, State};
-use weft_encap::{Reason, parse, vxlan};
+use weft_encap::outer::Outer;
+use weft_encap::outer::wire::{Hop, arrival};
+use weft_encap::{MacAddr, Reason, Vni, parse, vxlan};
 use weft_switch::mem::Ingress;
 use weft_switch::port::Rx;
 use weft_switch::port::underlay::{Receiver, Tally};
@@ -26,6 +28,7 @@ pub fn tunnel(mut data: &[u8]) {
     while let Some(mut packet) = record(&mut data) {
         let [tos, high, low] = take(&mut packet);
         popped(packet);
+        arrived(packet);
         let segment = Some(u16::from_be_bytes([high, low])).filter(|size| *size > 0);
         // More pieces than one send may have: not sent.
         let _ = wire.send(here, &[IoSlice::new(packet)], segment, tos);
@@ -60,6 +63,22 @@ fn popped(packet: &[u8]) {
     vxlan::push(&mut again, vni);
     assert_eq!(again, packet);
     assert_eq!(inner, &packet[vxlan::LEN..]);
+}
+
+/// As a frame of an uplink: whatever it says is inside it. What it carries, sent by an uplink, arrives at another.
+fn arrived(packet: &[u8]) {
+    let mac = MacAddr(packet.first_chunk().copied().unwrap_or_default());
+    if let Ok(came) = arrival(packet, mac) {
+        assert!(packet.get(came.datagram).is_some_and(|datagram| datagram.len() >= vxlan::LEN));
+    }
+    let (source, destination) =
+        (SocketAddr::from(([192, 0, 2, 1], 4789)), SocketAddr::from(([192, 0, 2, 2], 4789)));
+    let outer = Outer { source, destination, tos: 0, id: 0, vni: Vni::new(1).expect("in range") };
+    let mut frame = [&vec![0; outer.wire_len()], packet].concat();
+    if outer.complete(&mut frame, Hop { to: mac, from: mac }) {
+        let came = arrival(&frame, mac).expect("it was made so");
+        assert_eq!(&frame[came.datagram][vxlan::LEN..], packet);
+    }
 }
 
 #[derive(Default)]

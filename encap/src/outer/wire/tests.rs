@@ -1,8 +1,8 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::*;
-use crate::Vni;
 use crate::support::Spec;
+use crate::{Vni, checksum};
 
 const HOP: Hop = Hop { to: MacAddr([2, 0, 0, 0, 0, 2]), from: MacAddr([2, 0, 0, 0, 0, 1]) };
 
@@ -75,7 +75,7 @@ fn what_was_sent_arrives() {
 }
 
 #[test]
-fn the_checksum_may_be_owed_or_left_out_over_ipv4() {
+fn the_checksum_may_be_owed_or_left_out() {
     for (v6, at) in [(false, 40), (true, 60)] {
         let (mut frame, _) = sent(v6, 300);
         let len = (frame.len() - at + 6) as u32;
@@ -93,7 +93,26 @@ fn the_checksum_may_be_owed_or_left_out_over_ipv4() {
         put16(&mut frame, at, sum.fold());
         assert!(arrival(&frame, HOP.to).is_ok());
         put16(&mut frame, at, 0);
-        assert_eq!(arrival(&frame, HOP.to).is_ok(), !v6);
+        assert!(arrival(&frame, HOP.to).is_ok());
+    }
+}
+
+/// As a kernel peer on a virtual link sends: the inner checksum owed, the outer one as if it were there.
+#[test]
+fn the_inner_checksum_may_be_owed_under_a_right_outer_one() {
+    for (v6, payload) in [(false, 1200), (true, 1201), (false, 0)] {
+        let (mut frame, _) = sent(v6, payload);
+        let came = arrival(&frame, HOP.to).unwrap();
+        let at = came.datagram.start + vxlan::LEN;
+        let headers = parse(&frame[at..]).unwrap();
+        checksum::owe(&mut frame[at..], &headers);
+        assert_eq!(arrival(&frame, HOP.to), Ok(came), "IPv6 {v6}, {payload}");
+        // What the outer one covers all the same.
+        for byte in [at, at + 20] {
+            let mut bad = frame.clone();
+            bad[byte] ^= 4;
+            assert!(arrival(&bad, HOP.to).is_err(), "byte {byte}");
+        }
     }
 }
 

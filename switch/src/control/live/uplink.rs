@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use weft_encap::MacAddr;
 use weft_sys::link::{self, Netlink, RouteKind};
+use weft_sys::xdp::XdpMode;
 use weft_sys::xfrm::Policies;
 
 use super::{Live, port};
@@ -41,7 +42,9 @@ struct Open {
     uplink: Arc<Uplink>,
     device: String,
     address: IpAddr,
+    /// What it takes, and to whom it may send, as it was told last.
     endpoints: Vec<SocketAddr>,
+    remotes: Vec<SocketAddr>,
 }
 
 impl UplinkState {
@@ -144,7 +147,7 @@ impl Live {
                 Ok(uplink)
             });
             let uplink = Arc::new(uplink.map_err(|error| error.to_string())?);
-            Ok(Open { uplink, device: local.device, address, endpoints })
+            Ok(Open { uplink, device: local.device, address, endpoints, remotes: Vec::new() })
         });
         match adopted {
             Ok(open) => {
@@ -211,7 +214,8 @@ impl Live {
                         let (mode, queues) = (uplink.mode(), uplink.queues());
                         tracing::info!(device = local.device, %mode, queues, "the AF_XDP uplink is open");
                         let uplink = Arc::new(uplink);
-                        self.uplink.open = Some(Open { uplink, device: local.device, address, endpoints });
+                        let (device, remotes) = (local.device, Vec::new());
+                        self.uplink.open = Some(Open { uplink, device, address, endpoints, remotes });
                         self.uplink.failed = None;
                         self.sync();
                         changed = true;
@@ -226,7 +230,27 @@ impl Live {
             Ok(_) => {}
         }
         self.follow_ways(state);
+        self.leave_unjoined();
         changed
+    }
+
+    /// A program that runs after the driver would get what the kernel has joined for the sockets: longer than any packet, and
+    /// nobody could tell its parts.
+    fn leave_unjoined(&self) {
+        let joins = self.uplink.open.as_ref().is_none_or(|open| open.uplink.mode() == XdpMode::Native);
+        for underlay in self.underlays.values() {
+            if let Err(error) = underlay.set_gro(joins) {
+                tracing::warn!(%error, "receiving runs of datagrams");
+            }
+        }
+    }
+
+    /// Tells the uplink, after a change of the state, what of that matters to it.
+    pub(super) fn follow_peers(&mut self, state: &State) {
+        let Some(open) = &self.uplink.open else { return };
+        if open.endpoints != endpoints(state, Some(open.address)) || open.remotes != publish::remotes(state) {
+            self.follow_ways(state);
+        }
     }
 
     /// Tells the uplink what it is to take, and the ways to peers.
@@ -241,6 +265,7 @@ impl Live {
             tracing::warn!(%error, "the AF_XDP uplink does not take packets to all UDP ports");
         }
         open.endpoints = endpoints;
+        open.remotes = publish::remotes(state);
         let ways = ways(&open.uplink, open.address, state).unwrap_or_else(|error| {
             tracing::warn!(%error, "the AF_XDP uplink knows no ways to peers");
             Ways::default()
