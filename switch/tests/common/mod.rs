@@ -130,6 +130,7 @@ impl Net {
                 sources: self.peers.iter().map(|peer| peer.remote.ip()).collect(),
                 remotes: self.peers.iter().map(|peer| peer.remote).collect(),
                 peers: self.peers.iter().cloned().map(Some).collect(),
+                uplink: None,
             }),
         })
     }

@@ -150,5 +150,5 @@ fn what_is_too_long_is_refused() {
     assert!(!outer.complete(&mut vec![0; 14 + 65_536], HOP));
     assert!(outer.complete(&mut vec![0; 14 + 65_535], HOP));
     let mixed = Outer { source: "[::1]:1".parse().unwrap(), ..outer };
-    assert!(!mixed.complete(&mut vec![0; 200], HOP));
+    assert!(!mixed.complete(&mut [0; 200], HOP));
 }
