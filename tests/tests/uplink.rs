@@ -8,7 +8,7 @@ use serde_json::Value;
 use weft_tests::datagrams::segmented;
 use weft_tests::flannel::{self, Flannel};
 use weft_tests::ns::Background;
-use weft_tests::traffic::{hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df};
+use weft_tests::traffic::{counters, hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df, scapy};
 use weft_tests::{
     Context, Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually, lab,
 };
@@ -385,6 +385,79 @@ fn who_comes_second_is_told_who_is_there() {
     });
 }
 
+/// What strangers and bad packets come to, and that nothing else comes to the switch at all.
+#[test]
+fn what_is_no_peers_packet_is_dropped_and_counted() {
+    as_root(|| {
+        let options = options();
+        let lab = Lab::up(options.clone())?;
+        let node = &lab.nodes[0];
+        let (a, b) = (node.pod("a")?, lab.nodes[1].pod("b")?);
+        ping(&a.ns, &b.ip(), 3)?;
+        let stranger = Namespace::new("stranger")?;
+        lab::join(&lab.underlay, &stranger, 9, &options)?;
+        let mac = node.ns.sh("cat /sys/class/net/eth0/address")?;
+        let to = |source: &str, udp: &str| {
+            format!("[Ether(dst='{}')/IP(src='172.30.0.{source}',dst='172.30.0.1')/UDP({udp})", mac.trim())
+        };
+        let inner = "VXLAN(flags=8,vni=1)/Ether()/IP(src='10.244.2.9',dst='10.244.1.9')/UDP(dport=9)]*5";
+        let cases = [
+            ("tunnel-stranger", format!("{}/{inner}", to("9", "sport=7,dport=4789"))),
+            ("tunnel-vni", format!("{}/{}", to("2", "sport=7,dport=4789"), inner.replace("vni=1", "vni=9"))),
+            ("tunnel-outer", format!("{}/{inner}", to("2", "sport=7,dport=4789,chksum=7"))),
+            ("tunnel-outer", format!("{}/{inner}", to("2", "sport=7,dport=4789,len=9000"))),
+            (
+                "tunnel-header",
+                format!("{}/{}", to("2", "sport=7,dport=4789"), inner.replace("flags=8", "flags=0")),
+            ),
+        ];
+        for (reason, packets) in &cases {
+            let before = node.drops(reason)?;
+            scapy(&stranger, packets)?;
+            eventually(3, || {
+                let counted = node.drops(reason)? - before;
+                ensure!(counted >= 5, "{reason}: {counted} of 5\n{}", node.weft(&["drops"])?);
+                Ok(())
+            })?;
+        }
+        // Another port, and the same one of another address, are the kernel's.
+        let received = uplink(node)?["rx_packets"].clone();
+        node.ns.sh("ip addr add 172.30.0.77/24 dev eth0")?;
+        let before = counters(&node.ns, &["UdpNoPorts"])?;
+        scapy(&stranger, &format!("{}/{inner}", to("9", "sport=7,dport=4788")))?;
+        scapy(&stranger, &format!("{}/{inner}", to("9", "sport=7,dport=4789")).replace("0.1')", "0.77')"))?;
+        eventually(3, || {
+            let counted = counters(&node.ns, &["UdpNoPorts"])? - before;
+            ensure!(counted == 10, "{counted} of 10");
+            Ok(())
+        })?;
+        ensure!(uplink(node)?["rx_packets"] == received, "other packets came by the uplink");
+        ping(&a.ns, &b.ip(), 3)
+    });
+}
+
+#[test]
+fn with_ipsec_policies_there_is_no_uplink() {
+    as_root(|| {
+        let mut lab = Lab::up(options())?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        lab.nodes[0].expect_log("IPsec policies");
+        let node = &lab.nodes[0];
+        uplink(node)?;
+        node.ns.sh("ip xfrm policy add dst 192.0.2.0/24 dir out action block")?;
+        eventually(8, || {
+            let status = node.weft_json(&["status"])?;
+            let degraded = status["degraded"].to_string();
+            ensure!(status["uplink"].is_null() && degraded.contains("IPsec"), "{status}");
+            Ok(())
+        })?;
+        ping(&a.ns, &b.ip(), 3)?;
+        node.ns.sh("ip xfrm policy flush")?;
+        eventually(8, || uplink(node))?;
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)
+    });
+}
+
 /// The peer's Ethernet address changes, its entry is deleted, the way leads elsewhere and back: nothing stays lost.
 #[test]
 fn ways_are_followed() {
@@ -403,8 +476,20 @@ fn ways_are_followed() {
         by_uplink(true)?;
         near.ns.sh("ip neigh flush dev eth0")?;
         by_uplink(true)?;
+        // The kernel does not see that an entry in doubt is in use; it is told so.
+        near.ns.sh("sysctl -qw net.ipv4.neigh.eth0.delay_first_probe_time=1")?;
+        let state = || near.ns.sh("ip neigh show 172.30.0.2 dev eth0");
+        let mac = far.ns.sh("cat /sys/class/net/eth0/address")?;
+        near.ns.sh(&format!("ip neigh replace 172.30.0.2 dev eth0 lladdr {} nud stale", mac.trim()))?;
+        eventually(15, || {
+            ping(&a.ns, &b.ip(), 1)?;
+            ensure!(state()?.contains("REACHABLE"), "{}", state()?);
+            Ok(())
+        })?;
+        // So one that is not there any more is noticed.
         far.ns.sh("ip link set eth0 address 02:00:00:00:77:02")?;
-        near.ns.sh("ip neigh replace 172.30.0.2 dev eth0 lladdr 02:00:00:00:77:02 nud reachable")?;
+        near.ns.sh(&format!("ip neigh replace 172.30.0.2 dev eth0 lladdr {} nud stale", mac.trim()))?;
+        eventually(30, || ping(&a.ns, &b.ip(), 1))?;
         by_uplink(true)?;
         // By another device: what the kernel makes of it is the sockets'.
         near.ns.sh(
