@@ -44,7 +44,7 @@ struct Open {
     address: IpAddr,
     /// What it takes, and to whom it may send, as it was told last.
     endpoints: Vec<SocketAddr>,
-    remotes: Vec<SocketAddr>,
+    remotes: Arc<[SocketAddr]>,
 }
 
 impl UplinkState {
@@ -147,7 +147,7 @@ impl Live {
                 Ok(uplink)
             });
             let uplink = Arc::new(uplink.map_err(|error| error.to_string())?);
-            Ok(Open { uplink, device: local.device, address, endpoints, remotes: Vec::new() })
+            Ok(Open { uplink, device: local.device, address, endpoints, remotes: Arc::from([]) })
         });
         match adopted {
             Ok(open) => {
@@ -214,7 +214,7 @@ impl Live {
                         let (mode, queues) = (uplink.mode(), uplink.queues());
                         tracing::info!(device = local.device, %mode, queues, "the AF_XDP uplink is open");
                         let uplink = Arc::new(uplink);
-                        let (device, remotes) = (local.device, Vec::new());
+                        let (device, remotes) = (local.device, Arc::new([]));
                         self.uplink.open = Some(Open { uplink, device, address, endpoints, remotes });
                         self.uplink.failed = None;
                         self.sync();
