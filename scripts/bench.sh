@@ -14,7 +14,7 @@
 # kernel     bridge + veth; bridge + VXLAN as flannel sets it up
 # ovs        Open vSwitch, userspace datapath, TAP ports, as its manual sets it up; ovs-tso: with userspace-tso-enable;
 #            ovs-afxdp: pods and uplinks on AF_XDP ports
-# weft-afxdp weft with its pods on AF_XDP ports
+# weft-afxdp weft with its pods on AF_XDP ports, and uplinks by AF_XDP
 # plain      two TAP devices without vnet header and a copy loop (one node only): what a vnet header is worth
 #
 # Names of works: tcp4-across-cut-reno is 4 TCP streams across nodes with reno, over an underlay that cuts to its MTU as a

@@ -6,6 +6,7 @@
 #   --rounds N      how often each event happens on each path (default: 20)
 #   --events A,B    only these: nothing, crash, config, reload, restart, upgrade, cluster-while-down, wedged, overload
 #   --paths A,B     only these: same-node, across-nodes, node-pod
+#   --afxdp         pods on AF_XDP ports, uplinks by AF_XDP
 #   --json FILE     writes [{"event","rounds","connections_broken","packets_lost","blocked_ms_p50","blocked_ms_max"}]
 #
 # Two nodes in network namespaces, their daemons under weft-keeper. Load between two ends during every event: 16 TCP
@@ -29,6 +30,7 @@ set -euo pipefail
 ROUNDS=20
 JSON=''
 EVENTS=''
+TOPOLOGY=two-nodes
 ARGS=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -36,6 +38,7 @@ while [ $# -gt 0 ]; do
 	--rounds) takes_value "$@" && ROUNDS=$2 && shift ;;
 	--events) takes_value "$@" && EVENTS=$2 && shift ;;
 	--paths) takes_value "$@" && ARGS+=(--paths "$2") && shift ;;
+	--afxdp) TOPOLOGY=weft-afxdp ;;
 	--json) takes_value "$@" && JSON=$(realpath -m "$2") && shift ;;
 	-h | --help) usage_of "$0" && exit ;;
 	*) die "unknown argument $1 (see --help)" ;;
@@ -88,7 +91,7 @@ run() {
 }
 
 step "Making two nodes"
-"$ROOT/scripts/lab.sh" up two-nodes --keeper --lab "$LAB" --pods 4 >/dev/null
+"$ROOT/scripts/lab.sh" up "$TOPOLOGY" --keeper --lab "$LAB" --pods 4 >/dev/null
 [ -z "$JSON" ] || rm -f "$JSON"
 if [ -n "$CHAOS" ]; then
 	run "$TOOL" chaos --lab "$LAB" --bin-dir "$BIN_DIR" --rounds "$ROUNDS" ${ARGS+"${ARGS[@]}"} ${JSON:+--json-file "$JSON"}

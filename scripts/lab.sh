@@ -40,7 +40,7 @@ topologies() {
 	cat <<-'EOF'
 		one-node      one weft node
 		two-nodes     two weft nodes, joined by an underlay (a veth pair with all offloads on)
-		weft-afxdp    the same, pods on AF_XDP ports
+		weft-afxdp    the same, pods on AF_XDP ports, uplinks by AF_XDP
 		kernel-peer   n1 is a weft node, n2 a node of kernel bridge + VXLAN, set up as flannel does
 		kernel-nodes  n1 and n2 are nodes of kernel bridge + VXLAN: what weft is compared with
 		ovs-nodes     n1 and n2 are nodes of Open vSwitch in userspace, pods on TAP ports, VXLAN between them
@@ -195,7 +195,7 @@ weft_node() {
 	} >"$dir/weft.toml"
 	network_conf >"$dir/cni.json"
 	# `ip netns exec` becomes the daemon (or its keeper), so its process id is the daemon's.
-	setsid ip netns exec "$(node_ns "$n")" ${KEEPER:+"$BIN_DIR/$KEEPER"} "$BIN_DIR/weftd" \
+	WEFT_UPLINK=${PORT_TYPE:-${WEFT_UPLINK:-socket}} setsid ip netns exec "$(node_ns "$n")" ${KEEPER:+"$BIN_DIR/$KEEPER"} "$BIN_DIR/weftd" \
 		--config "$dir/weft.toml" --cluster "$dir/cluster.toml" --node "n$n" \
 		--run-dir "$dir/run" --state-dir "$dir/state" --socket "$dir/run/weft.sock" \
 		--cni-socket "$dir/run/cni.sock" ${WEFT_LOG_LEVEL:+--log-level "$WEFT_LOG_LEVEL"} \
