@@ -16,10 +16,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weft_encap::MacAddr;
-use weft_sys::xdp::{Attachment, CopyMode, Endpoints, Program, Want, XdpMode, XskMap};
+use weft_sys::xdp::{Attachment, CopyMode, Endpoints, Program, Want, XdpMode, XskMap, refuse_beside_another};
 
 use super::xdp::queue::{Queue, Shape};
 pub use tx::Way;
@@ -109,21 +110,28 @@ impl Uplink {
             let message = format!("its MTU of {mtu} is more than {MTU_MAX}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        // First, for it names another program that is there; without sockets it lets everything through.
-        let (sockets, map, program) = program(endpoints)?;
-        let attachment = Attachment::new(&program, device, Want::Auto)?;
-        // In generic mode the driver must not have the memory.
-        let copy = if attachment.mode() == XdpMode::Native { CopyMode::Auto } else { CopyMode::Copy };
+        // Some drivers reset the device for a program, which is not to happen at every try: so it comes last.
+        refuse_beside_another(device)?;
         let mut queues = Vec::new();
         while queues.len() < MAX_QUEUES {
-            match Queue::open(device, queues.len() as u32, shape(mtu), copy) {
+            match Queue::open(device, queues.len() as u32, shape(mtu), CopyMode::Auto, Duration::ZERO) {
                 Ok(queue) => queues.push(queue),
                 // The device has no more.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput && !queues.is_empty() => break,
                 Err(error) => return Err(error),
             }
         }
+        if queues.iter().any(|queue| queue.takes() < shape(mtu).frame()) {
+            let message = format!("an MTU of {mtu} needs Linux 6.6");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+        let (sockets, map, program) = program(endpoints, device)?;
         set_all(&sockets, &queues)?;
+        let attachment = Attachment::new(&program, device, Want::Auto)?;
+        if attachment.mode() != XdpMode::Native && queues.iter().any(Queue::is_zero_copy) {
+            let message = "its driver shares memory, but takes no program";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         let endpoints = ArcSwap::from_pointee(Some(map));
         Ok(Uplink { device, mtu, attachment, queues, endpoints, ways: ArcSwap::default() })
     }
@@ -153,7 +161,7 @@ impl Uplink {
         }
         self.queues.iter().try_for_each(Queue::activate)?;
         // Maps cannot be asked for: a program with its own takes the other's place, and no packet meets none.
-        let (sockets, map, program) = program(endpoints)?;
+        let (sockets, map, program) = program(endpoints, self.device)?;
         set_all(&sockets, &self.queues)?;
         self.attachment.replace(&program)?;
         self.endpoints.store(Arc::new(Some(map)));
@@ -237,10 +245,10 @@ fn shape(mtu: u32) -> Shape {
 }
 
 /// A program with its maps: the sockets, none yet, and the endpoints.
-fn program(endpoints: &[SocketAddr]) -> io::Result<(XskMap, Endpoints, Program)> {
+fn program(endpoints: &[SocketAddr], device: u32) -> io::Result<(XskMap, Endpoints, Program)> {
     let (sockets, map) = (XskMap::new(MAX_QUEUES as u32)?, Endpoints::new(MAX_ENDPOINTS)?);
     endpoints.iter().try_for_each(|endpoint| map.add(*endpoint))?;
-    let program = Program::tunnel(&sockets, &map)?;
+    let program = Program::tunnel(&sockets, &map, Some(device))?;
     Ok((sockets, map, program))
 }
 

@@ -20,7 +20,7 @@ use weft_sys::xdp::{Attachment, CopyMode, Program, Want, XdpMode, XskMap};
 use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Ingress, Pool};
 use crate::table::PortSlot;
-use queue::{Queue, Shape};
+use queue::{FORGETTING, Queue, Shape};
 
 /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
 const RECEIVING: u32 = 1024;
@@ -50,7 +50,7 @@ impl XdpDevice {
     /// # Errors
     /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket.
     pub fn open(device: u32) -> io::Result<Self> {
-        let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy)?;
+        let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy, FORGETTING)?;
         let sockets = XskMap::new(QUEUE + 1)?;
         sockets.set(QUEUE, queue.descriptor())?;
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;

@@ -195,6 +195,8 @@ pub fn start(
         config_error: None,
         lasting: damaged,
         ticks: 0,
+        ways_from: begun,
+        ways_late: false,
     };
     engine.reopen(failed);
     engine.show();

@@ -22,6 +22,8 @@ use crate::port::uplink::{NextHop, Parts, Ways};
 
 /// Every so many looks, of a second each, the interface and the ways are asked for again, whatever was announced.
 const THOROUGH: u32 = 5;
+/// Most looks between two tries to open it.
+const LONGEST_REST: u32 = 64;
 
 /// The uplink, and what is known of it.
 #[derive(Debug, Default)]
@@ -34,6 +36,9 @@ pub(super) struct UplinkState {
     failed: Option<String>,
     /// Looks until the next thorough one.
     thorough_in: u32,
+    /// Looks until it is tried again to open one that could not be opened, and how many it rested last.
+    rests: u32,
+    last_rest: u32,
     policies: Policies,
 }
 
@@ -97,11 +102,11 @@ impl UplinkState {
             return;
         }
         if in_time {
-            tracing::info!(why, "there is no AF_XDP uplink yet; tried again every second");
+            tracing::info!(why, "there is no AF_XDP uplink yet; tried again after a while");
         } else {
             tracing::warn!(
                 why,
-                "there is no AF_XDP uplink; VXLAN goes by UDP sockets, tried again every second"
+                "there is no AF_XDP uplink; VXLAN goes by UDP sockets, tried again after a while"
             );
         }
         self.failed = Some(why);
@@ -186,7 +191,9 @@ impl Live {
             return false;
         }
         self.uplink.thorough_in = self.uplink.thorough_in.saturating_sub(1);
-        if self.uplink.open.is_some() && self.uplink.thorough_in > 0 {
+        self.uplink.rests = self.uplink.rests.saturating_sub(1);
+        let waits = if self.uplink.open.is_some() { self.uplink.thorough_in } else { self.uplink.rests };
+        if waits > 0 {
             return false;
         }
         self.uplink.thorough_in = THOROUGH;
@@ -217,6 +224,7 @@ impl Live {
                         let (device, remotes) = (local.device, Arc::new([]));
                         self.uplink.open = Some(Open { uplink, device, address, endpoints, remotes });
                         self.uplink.failed = None;
+                        self.uplink.last_rest = 0;
                         self.sync();
                         changed = true;
                     }
@@ -224,6 +232,9 @@ impl Live {
                         // The kernel has not forgotten the last socket yet.
                         let is_busy = error.kind() == io::ErrorKind::ResourceBusy;
                         self.uplink.fail(format!("{}: {error}", local.device), is_busy);
+                        // Each try costs locked memory for a moment, and maybe a program.
+                        self.uplink.last_rest = (2 * self.uplink.last_rest).clamp(1, LONGEST_REST);
+                        self.uplink.rests = self.uplink.last_rest;
                     }
                 }
             }
@@ -268,7 +279,8 @@ impl Live {
         open.remotes = publish::remotes(state);
         let ways = ways(&open.uplink, open.address, state).unwrap_or_else(|error| {
             tracing::warn!(%error, "the AF_XDP uplink knows no ways to peers");
-            Ways::default()
+            let before = open.uplink.ways();
+            Ways { mac: before.mac, mtu: before.mtu, ..Ways::default() }
         });
         open.uplink.follow(ways);
     }
@@ -306,7 +318,9 @@ fn ways(uplink: &Uplink, address: IpAddr, state: &State) -> Result<Ways, link::E
     let mut netlink = Netlink::new()?;
     let link = netlink.link_by_index(uplink.device())?.filter(|link| link.up);
     let Some((link, mac)) = link.and_then(|link| link.mac.map(|mac| (link, mac))) else {
-        return Ok(Ways::default());
+        // Down: what comes when it is up again is for the same address.
+        let before = uplink.ways();
+        return Ok(Ways { mac: before.mac, mtu: before.mtu, ..Ways::default() });
     };
     let mut ways = Ways { mac: MacAddr(mac), mtu: link.mtu, ..Ways::default() };
     let neighbours = netlink.neigh_list(Some(link.index))?;

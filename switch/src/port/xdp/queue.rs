@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weft_sys::xdp::{Chunk, CopyMode, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
+use weft_sys::xdp::{Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
 
 use crate::port::Refused;
 
 /// Bytes of a chunk; longer frames have several. Whatever the MTU is and becomes, who takes a queue over must say the same.
 const CHUNK: u32 = 2048;
 /// What a new socket waits for at most that an old one of the same queue is forgotten (`xp_release_deferred`: 23 to 48 ms).
-const FORGETTING: Duration = Duration::from_secs(1);
+pub(crate) const FORGETTING: Duration = Duration::from_secs(2);
 /// Longest frame of an MTU: Ethernet header and a tag.
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
@@ -70,18 +70,27 @@ pub(crate) struct Ends {
     /// A frame of several pieces, for who wants it in one.
     pub(crate) parts: Vec<u8>,
     sending: Vec<Piece>,
+    /// Frames may have several chunks.
+    frags: bool,
     shape: Shape,
 }
 
 impl Queue {
-    /// Opens a socket for queue `number` of `device` (an index) in the current namespace.
+    /// Opens a socket for queue `number` of `device` (an index) in the current namespace. One that another socket has is waited
+    /// for as long as `patience` lasts.
     ///
     /// # Errors
     /// Those of [`XdpSocket::open`], with the step.
-    pub(crate) fn open(device: u32, number: u32, shape: Shape, copy: CopyMode) -> io::Result<Self> {
+    pub(crate) fn open(
+        device: u32,
+        number: u32,
+        shape: Shape,
+        copy: CopyMode,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let (umem, mut free) = Umem::create(shape.receiving + shape.sending, CHUNK)?;
         let mut options = shape.options(copy);
-        let end = Instant::now() + FORGETTING;
+        let end = Instant::now() + patience;
         let socket = loop {
             match XdpSocket::open(&umem, device, number, &options, &mut free) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
@@ -96,7 +105,7 @@ impl Queue {
         };
         socket.set_send_buffer(SEND_BUFFER)?;
         let (fd, memory) = (socket.as_fd().try_clone_to_owned()?, umem.as_fd().try_clone_to_owned()?);
-        let ends = Mutex::new(Some(Ends::new(umem, socket, free, shape)));
+        let ends = Mutex::new(Some(Ends::new(umem, socket, free, (shape, options.frags))));
         Ok(Queue { socket: fd, memory, shape, ends })
     }
 
@@ -120,9 +129,15 @@ impl Queue {
                 let message = "the memory is not this AF_XDP socket's";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
-            *ends = Some(Ends::new(umem, socket, free, self.shape));
+            *ends = Some(Ends::new(umem, socket, free, (self.shape, true)));
         }
         Ok(())
+    }
+
+    /// Longest frame that the device may deliver, bytes.
+    pub(crate) fn takes(&self) -> usize {
+        let frags = self.ends().as_ref().is_none_or(|ends| ends.frags);
+        if frags { self.shape.frame() } else { (CHUNK - HEADROOM) as usize }
     }
 
     /// Socket and memory.
@@ -158,7 +173,7 @@ impl Queue {
 }
 
 impl Ends {
-    fn new(umem: Arc<Umem>, socket: XdpSocket, free: Vec<Chunk>, shape: Shape) -> Self {
+    fn new(umem: Arc<Umem>, socket: XdpSocket, free: Vec<Chunk>, (shape, frags): (Shape, bool)) -> Self {
         let mut ends = Ends {
             umem,
             socket,
@@ -166,6 +181,7 @@ impl Ends {
             received: Vec::with_capacity(shape.receiving as usize),
             parts: Vec::with_capacity(shape.frame()),
             sending: Vec::with_capacity(shape.sending as usize),
+            frags,
             shape,
         };
         ends.free.reserve((shape.receiving + shape.sending) as usize);
@@ -195,6 +211,9 @@ impl Ends {
         }
         let size = self.umem.chunk_size() as usize;
         let needed = frame.len().div_ceil(size);
+        if needed > 1 && !self.frags {
+            return Err(Refused::TooLong);
+        }
         let room = |ends: &Ends| {
             let under_way = ends.socket.unsent() + ends.sending.len();
             (ends.shape.sending as usize).saturating_sub(under_way).min(ends.free.len()) >= needed
@@ -220,8 +239,10 @@ impl Ends {
 
     /// Has the kernel send what was put on its way.
     pub(crate) fn flush(&mut self) {
-        // There is room for all: see `send`. What may not be sent was not put there.
-        let _ = self.socket.send(&mut self.sending);
+        // There is room for all: see `send`. Otherwise nothing may stay that all behind it would wait for.
+        if self.socket.send(&mut self.sending).is_err() {
+            self.free.extend(self.sending.drain(..).map(|piece| piece.chunk));
+        }
         // While it is down, and when it is gone, nothing leaves; what waits is sent when it is up again.
         let _ = self.socket.kick();
         self.socket.complete(&mut self.free);

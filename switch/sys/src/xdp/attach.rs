@@ -134,13 +134,21 @@ fn explain(error: io::Error, device: u32) -> io::Error {
     if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) {
         return if is_final(&error) { error } else { step("attach the XDP program")(error) };
     }
+    refuse_beside_another(device).err().unwrap_or_else(|| step("attach the XDP program")(error))
+}
+
+/// Looks whether a device of the current namespace has a program, without touching it.
+///
+/// # Errors
+/// `AlreadyExists` that names the program.
+pub fn refuse_beside_another(device: u32) -> io::Result<()> {
     let found = Netlink::new().and_then(|mut netlink| {
         let link = netlink.link_by_index(device)?;
         Ok((link, netlink.xdp_program(device)?))
     });
-    let Ok((Some(link), Some(other))) = found else { return step("attach the XDP program")(error) };
+    let Ok((Some(link), Some(other))) = found else { return Ok(()) };
     let name = bpf::program_name(other.id).unwrap_or_else(|_| "?".to_owned());
     let message =
         format!("{} has an XDP program already: {name} (id {}), {}", link.name, other.id, other.mode);
-    io::Error::new(io::ErrorKind::AlreadyExists, message)
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
 }

@@ -17,7 +17,7 @@ mod transfer;
 mod umem;
 
 pub use crate::link::XdpMode;
-pub use attach::{Attachment, Want};
+pub use attach::{Attachment, Want, refuse_beside_another};
 pub use program::{Endpoints, Program, XskMap};
 pub use rustix::net::xdp::XdpStatistics;
 pub use socket::{CopyMode, Lent, XdpOptions, XdpSocket};

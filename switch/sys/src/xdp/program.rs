@@ -16,6 +16,7 @@ const XDP_PASS: i32 = 2;
 /// `struct xdp_md`.
 const DATA: i16 = 0;
 const DATA_END: i16 = 4;
+const INGRESS: i16 = 12;
 const RX_QUEUE: i16 = 16;
 
 /// The sockets of a device by queue (`BPF_MAP_TYPE_XSKMAP`). A socket that is closed is no longer in it.
@@ -119,10 +120,13 @@ impl Program {
     /// no VLAN. Nothing has been looked at but addresses, ports and what says where they are: lengths, checksums and the
     /// destination's Ethernet address are the receiver's to check.
     ///
+    /// With `device` only what that device has received itself: a program at a bond runs in the devices below, for which the bond's
+    /// sockets take nothing.
+    ///
     /// # Errors
     /// As [`Program::everything`].
-    pub fn tunnel(sockets: &XskMap, endpoints: &Endpoints) -> io::Result<Self> {
-        Self::load(&tunnel(sockets.0.as_fd(), endpoints.0.as_fd()), c"weft_xdp_tunnel")
+    pub fn tunnel(sockets: &XskMap, endpoints: &Endpoints, device: Option<u32>) -> io::Result<Self> {
+        Self::load(&tunnel(sockets.0.as_fd(), endpoints.0.as_fd(), device), c"weft_xdp_tunnel")
     }
 
     /// True when it takes frames of more than one buffer, without which a device of an MTU of more than about 3500 refuses
@@ -164,7 +168,7 @@ fn redirect(program: &mut Assembler, sockets: BorrowedFd<'_>) {
     program.then([Insn::set(Reg::R3, XDP_PASS), Insn::call(REDIRECT_MAP), Insn::exit()]);
 }
 
-fn tunnel(sockets: BorrowedFd<'_>, endpoints: BorrowedFd<'_>) -> Vec<Insn> {
+fn tunnel(sockets: BorrowedFd<'_>, endpoints: BorrowedFd<'_>, device: Option<u32>) -> Vec<Insn> {
     use Reg::{Fp, R0, R1, R2, R3, R4, R6};
     const IP: i16 = 14;
     const UDP_PORT: i16 = 2;
@@ -182,6 +186,10 @@ fn tunnel(sockets: BorrowedFd<'_>, endpoints: BorrowedFd<'_>) -> Vec<Insn> {
         program.jump_if_greater(R4, R3, "pass");
     };
     program.then([Insn::copy(R6, R1), Insn::load32(R2, R6, DATA), Insn::load32(R3, R6, DATA_END)]);
+    if let Some(device) = device {
+        program.then([Insn::load32(R4, R6, INGRESS)]);
+        program.jump_unless_equal(R4, device.cast_signed(), "pass");
+    }
     program.then((0..3).map(|word| Insn::store64(Fp, KEY + 8 * word, 0)));
     want(&mut program, IP + V4_LEN + UDP_LEN);
     program.then([Insn::load16(R4, R2, IP - 2)]);

@@ -146,7 +146,7 @@ fn interpret(program: &[Insn], frame: &[u8], queue: u32) -> u64 {
 fn in_an_interpreter() {
     let maps = [(); 2].map(|()| File::open("/dev/null").unwrap());
     MAPS.set((maps[0].as_raw_fd(), maps[1].as_raw_fd()));
-    let program = tunnel(maps[0].as_fd(), maps[1].as_fd());
+    let program = tunnel(maps[0].as_fd(), maps[1].as_fd(), None);
     check(|frame| match interpret(&program, frame, 5) {
         XDP_REDIRECT => true,
         other => {
@@ -171,7 +171,7 @@ fn in_the_kernel() {
         let (umem, mut free) = Umem::create(8, 4096).unwrap();
         let socket = XdpSocket::open(&umem, lo, 0, &XdpOptions::default(), &mut free).unwrap();
         let (sockets, endpoints) = (XskMap::new(1).unwrap(), Endpoints::new(2).unwrap());
-        let program = Program::tunnel(&sockets, &endpoints).unwrap();
+        let program = Program::tunnel(&sockets, &endpoints, None).unwrap();
         assert!(program.has_frags());
         let redirects =
             |frame: &[u8]| u64::from(bpf::test_run(program.as_fd(), frame).unwrap()) == XDP_REDIRECT;

@@ -174,7 +174,7 @@ fn the_tunnels_frames_and_no_others() {
             let (peer, kernel) = (Packets::new(far), Packets::new(near));
             let mut port = Port::new(near, want, &FRAGS);
             let endpoints = Endpoints::new(4).unwrap();
-            port.attachment.replace(&Program::tunnel(&port.map, &endpoints).unwrap()).unwrap();
+            port.attachment.replace(&Program::tunnel(&port.map, &endpoints, None).unwrap()).unwrap();
             endpoints.add("192.0.2.7:4789".parse().unwrap()).unwrap();
             for length in [42, 1500, 5000, 9014] {
                 peer.send(&frame(2, length));
