@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::eventually;
+use crate::lab::Lab;
 use crate::ns::{Background, Namespace};
 
 /// Pings `count` times, 10 ms apart; fails unless every answer came.
@@ -139,4 +140,18 @@ pub fn counters(ns: &Namespace, names: &[&str]) -> Result<u64> {
     let counts: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     ensure!(!counts.is_empty(), "there are no counters {names:?}");
     counts.into_iter().map(|count| Ok(count.parse::<u64>()?)).sum()
+}
+
+/// Ping, iperf3 in all shapes if it is to be `full`, bursts of datagrams, and hashed transfers each way, between two namespaces,
+/// over each of the addresses of `b`. No checksum was wrong, there and on the nodes.
+pub fn talk(lab: &Lab, a: &Namespace, b: &Namespace, to: &[String], full: bool) -> Result<()> {
+    for to in to {
+        ping(a, to, 20)?;
+        if full {
+            iperf_all(a, b, to)?;
+        }
+        crate::datagrams::segmented(a, b, to)?;
+        hashed_both_ways(a, b, to, 20)?;
+    }
+    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
 }

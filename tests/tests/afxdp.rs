@@ -1,23 +1,10 @@
 //! AF_XDP ports of pods: what TAP ports must do, they do, among themselves and with TAP ports.
 
 use serde_json::{Value, json};
-use weft_tests::datagrams::segmented;
 use weft_tests::ns::Background;
 use weft_tests::stalls::unless_stalled;
-use weft_tests::traffic::{hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df, scapy};
+use weft_tests::traffic::{hashed_both_ways, ping, ping_df, scapy, talk};
 use weft_tests::{Context, Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
-
-fn talk(lab: &Lab, a: &Namespace, b: &Namespace, to: &[String], full: bool) -> Result<()> {
-    for to in to {
-        ping(a, to, 20)?;
-        if full {
-            iperf_all(a, b, to)?;
-        }
-        segmented(a, b, to)?;
-        hashed_both_ways(a, b, to, 20)?;
-    }
-    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
-}
 
 fn both(pod: &Pod) -> [String; 2] {
     [pod.ip(), pod.ip6()]

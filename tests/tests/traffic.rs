@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use weft_tests::datagrams::segmented;
-use weft_tests::traffic::{hashed, hashed_both_ways, iperf, iperf_all, no_checksum_errors, ping, serve};
+use weft_tests::traffic::{hashed, hashed_both_ways, iperf, no_checksum_errors, ping, serve, talk};
 use weft_tests::{Context, Lab, Node, Options, Result, as_root, ensure, eventually};
 
 /// Ping, iperf3 in all shapes, bursts of datagrams and hashed transfers each way, between two namespaces over both
@@ -17,15 +17,7 @@ fn both_families(
     to6: &str,
     full: bool,
 ) -> Result<()> {
-    for to in [to, to6] {
-        ping(a, to, 20)?;
-        if full {
-            iperf_all(a, b, to)?;
-        }
-        segmented(a, b, to)?;
-        hashed_both_ways(a, b, to, 20)?;
-    }
-    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
+    talk(lab, a, b, &[to.to_owned(), to6.to_owned()], full)
 }
 
 #[test]

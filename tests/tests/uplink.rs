@@ -5,10 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use weft_tests::datagrams::segmented;
 use weft_tests::flannel::{self, Flannel};
 use weft_tests::ns::Background;
-use weft_tests::traffic::{counters, hashed_both_ways, iperf_all, no_checksum_errors, ping, ping_df, scapy};
+use weft_tests::traffic::{counters, hashed_both_ways, no_checksum_errors, ping, ping_df, scapy, talk};
 use weft_tests::{
     Context, Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually, lab,
 };
@@ -21,18 +20,6 @@ fn options() -> Options {
 
 fn both(pod: &Pod) -> [String; 2] {
     [pod.ip(), pod.ip6()]
-}
-
-fn talk(lab: &Lab, a: &Namespace, b: &Namespace, to: &[String], full: bool) -> Result<()> {
-    for to in to {
-        ping(a, to, 20)?;
-        if full {
-            iperf_all(a, b, to)?;
-        }
-        segmented(a, b, to)?;
-        hashed_both_ways(a, b, to, 20)?;
-    }
-    no_checksum_errors(lab.nodes.iter().map(|node| &node.ns).chain([a, b]))
 }
 
 /// What `weft status` says of the uplink.
