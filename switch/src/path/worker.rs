@@ -324,7 +324,7 @@ impl Worker {
                 self.resting.push((until, index));
                 return false;
             }
-            most = most.min(noise.batch());
+            most = most.min(noise.batch(self.now, self.last_quiet));
         }
         self.batch.set_limit(most);
         let rx = self.receive(index);

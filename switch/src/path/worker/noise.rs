@@ -16,7 +16,7 @@ const QUIET_NS: u64 = 10_000_000;
 /// A frame is charged for no more than this, nanoseconds: what a turn takes beyond it is time in which the worker did not
 /// run, which is not the port's fault.
 const MOST_PER_FRAME: u64 = 4_000;
-/// Frames in a turn of a noisy port: some tens of microseconds, for which the others wait.
+/// Frames in a turn of a noisy port beside others: some tens of microseconds, for which they wait.
 const NOISY_BATCH: usize = 8;
 
 /// One source's account.
@@ -29,17 +29,16 @@ pub(super) struct Noise {
 }
 
 impl Noise {
-    /// Most frames of the next turn.
+    /// Most frames of the next turn at `now`, where others were last at work at `last_quiet`.
     #[inline]
-    pub(super) fn batch(&self) -> usize {
-        if self.is_noisy { NOISY_BATCH } else { LARGE_BATCH }
+    pub(super) fn batch(&self, now: u64, last_quiet: u64) -> usize {
+        if self.is_noisy && others_work(now, last_quiet) { NOISY_BATCH } else { LARGE_BATCH }
     }
 
     /// Until when the source rests, if it does at `now`, and others were at work at `last_quiet`.
     #[inline]
     pub(super) fn rests_until(&self, now: u64, last_quiet: u64) -> Option<u64> {
-        let others = now.saturating_sub(last_quiet) < QUIET_NS;
-        (others && self.used_until > now).then_some(self.used_until)
+        (self.used_until > now && others_work(now, last_quiet)).then_some(self.used_until)
     }
 
     /// True if its last batch was noise.
@@ -65,6 +64,11 @@ impl Noise {
             self.used_until = from + took * SHARE;
         }
     }
+}
+
+#[inline]
+fn others_work(now: u64, last_quiet: u64) -> bool {
+    now.saturating_sub(last_quiet) < QUIET_NS
 }
 
 #[cfg(test)]
@@ -94,7 +98,7 @@ mod tests {
         let (mut noise, start, second) = (Noise::default(), 1_000_000_000_000, 1_000_000_000);
         let got = turns(&mut noise, start, second) * TURN;
         assert!((second / SHARE..=second / SHARE + BURST_NS + TURN).contains(&got), "{got}");
-        assert_eq!(noise.batch(), NOISY_BATCH);
+        assert_eq!((noise.batch(start, start), noise.batch(start, 0)), (NOISY_BATCH, LARGE_BATCH));
         let quiet = start + 2 * second;
         assert_eq!(noise.rests_until(quiet, quiet), None);
         assert_eq!(turns(&mut noise, quiet, BURST_NS), BURST_NS / TURN, "all at once");
@@ -124,7 +128,7 @@ mod tests {
         let mut noise = Noise::default();
         for n in 0..1_000_000 {
             noise.account((64, 32), n, || unreachable!("nobody asks for the time"));
-            assert_eq!((noise.rests_until(n, n), noise.batch()), (None, LARGE_BATCH));
+            assert_eq!((noise.rests_until(n, n), noise.batch(n, n)), (None, LARGE_BATCH));
         }
     }
 }
