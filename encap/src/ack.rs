@@ -15,9 +15,9 @@ const STAMP: usize = tcp::LEN + 4;
 /// True for a segment of no payload and no flag but ACK that could stand for an earlier one.
 #[inline]
 pub fn is_pure(headers: &Headers) -> bool {
-    headers.tcp_flags == tcp::ACK
+    u32::from(headers.payload_at) == headers.l4_end
+        && headers.tcp_flags == tcp::ACK
         && headers.l4 == L4::Tcp
-        && u32::from(headers.payload_at) == headers.l4_end
         && headers.fragment == Fragment::Whole
         && matches!(headers.payload_at - headers.l4_at, len if usize::from(len) == PLAIN || usize::from(len) == STAMPED)
 }

@@ -52,24 +52,31 @@ impl FlowKey {
     /// neighbour discovery and errors about other flows.
     #[inline]
     pub fn new(ingress: u32, headers: &Headers, frame: &[u8]) -> Option<FlowKey> {
-        let single = match headers.l4 {
-            L4::Icmp | L4::Icmpv6 => !headers.is_echo(),
-            _ => headers.l3 == L3::Arp,
+        let second_port = match headers.l4 {
+            L4::Tcp | L4::Udp => headers.dst_port,
+            L4::None if headers.l3 != L3::Arp => 0,
+            L4::Icmp | L4::Icmpv6 if headers.is_echo() => u16::from(headers.icmp_type),
+            L4::None | L4::Icmp | L4::Icmpv6 => return None,
         };
-        if single || headers.is_fragment() || headers.source_routed {
+        if headers.is_fragment() || headers.source_routed {
             return None;
         }
         // A tag with identifier 0 is not the same as no tag: bit 16 of the tag word says that there is one.
         let tag = headers.tci.map_or(0, |tci| 0x1_0000 | u64::from(tci));
-        let ports = match headers.l4 {
-            L4::Icmp | L4::Icmpv6 => (headers.src_port, u16::from(headers.icmp_type)),
-            _ => (headers.src_port, headers.dst_port),
+        let macs = frame.first_chunk::<{ eth::LEN }>()?;
+        let (dst, src) = (macs.first_chunk()?, macs.last_chunk()?);
+        let ip = match headers.l3 {
+            L3::V4 => {
+                let header = ipv4::Header::of(frame.get(usize::from(headers.l3_at)..)?)?;
+                let (src, dst) = (u32::from_be_bytes(header.src), u32::from_be_bytes(header.dst));
+                [u64::from(src) << 32 | u64::from(dst), 0, 0, 0]
+            }
+            _ => addresses(headers, frame),
         };
-        let ip = addresses(headers, frame);
         Some(FlowKey([
-            u64::from(ingress) << 32 | u64::from(headers.ethertype) << 16 | u64::from(ports.0),
-            mac(headers.dst.0) << 16 | u64::from(ports.1),
-            mac(headers.src.0) << 16 | u64::from(headers.proto),
+            u64::from(ingress) << 32 | u64::from(headers.ethertype) << 16 | u64::from(headers.src_port),
+            be48(dst) | u64::from(second_port),
+            be48(src) | u64::from(headers.proto),
             tag,
             ip[0],
             ip[1],
@@ -84,8 +91,10 @@ impl FlowKey {
         let (k, s) = (&self.0, &secret.0);
         // Every factor is keyed: one that a sender could make 0 would take its partner out of the hash.
         let low = mix(k[0] ^ s[0], k[1] ^ s[1]) ^ mix(k[2] ^ s[2], k[3] ^ s[3]);
-        let high = mix(k[4] ^ s[1], k[5] ^ s[2]) ^ mix(k[6] ^ s[3], k[7] ^ s[0]);
-        mix(low ^ s[2], high ^ s[3])
+        let high = mix(k[4] ^ s[1], k[5] ^ s[2]);
+        // What is not IPv6 has nothing in the last two.
+        let rest = if k[6] | k[7] == 0 { 0 } else { mix(k[6] ^ s[3], k[7] ^ s[0]) };
+        mix(low ^ s[2], high ^ rest ^ s[3])
     }
 
     /// The ingress it was made with.
@@ -105,7 +114,7 @@ impl FlowKey {
         let ip = match ethertype {
             eth::IPV4 => {
                 let v4 = |word: u64| IpAddr::V4(Ipv4Addr::from(word as u32));
-                Some((v4(k[5]), v4(k[7])))
+                Some((v4(k[4] >> 32), v4(k[4])))
             }
             eth::IPV6 => {
                 let v6 = |high: u64, low: u64| {
@@ -192,6 +201,12 @@ const SECRET: [u64; 4] =
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ (product >> 64) as u64
+}
+
+/// The first six bytes, above 16 bits of zero.
+#[inline]
+fn be48(bytes: &[u8; 8]) -> u64 {
+    u64::from_be_bytes(*bytes) & !0xffff
 }
 
 #[inline]

@@ -61,7 +61,7 @@ mod wire;
 
 pub use addr::{MacAddr, VlanId, Vni};
 pub use flow::FlowKey;
-pub use parse::{Fragment, Headers, L3, L4, parse};
+pub use parse::{Fragment, Headers, L3, L4, parse, parse_plain};
 pub use reason::Reason;
 pub use vnet::{Gso, VnetHdr};
 

@@ -3,11 +3,15 @@
 //! A [`Headers`] value exists only if all its offsets are in bounds of the frame it was made from; every function of
 //! this crate that takes both relies on that.
 
+mod plain;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::Sum;
 use crate::wire::be16;
 use crate::{MacAddr, Reason, VlanId, arp, eth, icmp, icmpv6, ipv4, ipv6, proto, tcp, udp, vlan};
+
+pub use plain::parse as parse_plain;
 
 /// What is in the frame behind Ethernet and the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

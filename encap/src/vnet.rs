@@ -31,6 +31,7 @@ pub const MAX_UDP_PIECES: usize = 128;
 
 /// The header, fields in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct VnetHdr {
     /// [`NEEDS_CSUM`], [`DATA_VALID`].
     pub flags: u8,
@@ -206,6 +207,22 @@ impl VnetHdr {
         let gso = self.validate(headers)?;
         *self = Self::describe(headers, gso, self.needs_csum());
         Ok(gso)
+    }
+
+    /// [`Self::admit`] for the two that nearly all small frames have, where `headers` are of TCP or UDP: none, and one that
+    /// owes the checksum of just that header. False, and nothing changed, for every other.
+    #[inline]
+    pub fn admit_plain(&mut self, headers: &Headers) -> bool {
+        if *self == Self::NONE {
+            return true;
+        }
+        let plain = Self::describe(headers, Gso::None, true);
+        let is_plain = Self { flags: self.flags & !DATA_VALID, hdr_len: plain.hdr_len, num_buffers: 0, ..*self } == plain
+            && u32::from(self.hdr_len) <= headers.l3_end;
+        if is_plain {
+            *self = plain;
+        }
+        is_plain
     }
 
     /// True when the checksum owed is that of a TCP or UDP header inside the payload.

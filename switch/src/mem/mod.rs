@@ -113,6 +113,12 @@ impl Frame {
         self.len = len.min(self.buffer.len() - self.start as usize) as u32;
     }
 
+    /// Cuts off what is longer than `len` bytes.
+    #[inline]
+    pub fn cut(&mut self, len: usize) {
+        self.len = self.len.min(len as u32);
+    }
+
     /// Makes the frame longer by `n` bytes at the front, whose content is undefined. False, and nothing changed,
     /// where the headroom (less what a vnet header needs) is too small.
     #[inline]

@@ -45,6 +45,12 @@ impl Action {
         !(self.ttl && headers.ttl <= 1) && self.fits(headers, gso)
     }
 
+    /// True when nothing in the frame changes.
+    #[inline]
+    pub(super) fn is_none(&self) -> bool {
+        self.macs.is_none() && !self.ttl && self.tag == TagEdit::Keep
+    }
+
     /// True when each segment fits the way out.
     #[inline]
     pub(super) fn fits(&self, headers: &Headers, gso: Gso) -> bool {

@@ -96,35 +96,32 @@ impl FlowCache {
     }
 
     /// The action for a flow, if it was decided and the decision still holds. Counts the hit.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &mut self,
         lookup: &Lookup,
         snapshot: &Snapshot,
         shared: &Shared,
         now: u32,
-    ) -> Option<Action> {
+    ) -> Option<&Action> {
         let set = self.sets.get(set_of(lookup.hash, self.sets.len())?)?;
         let tag = tag_of(lookup.hash);
-        for word in set {
-            if word & !NUMBER_MASK != tag {
-                continue;
-            }
-            let Some(entry) = self.entries.get_mut(index_of(*word)).filter(|entry| entry.key == lookup.key)
-            else {
-                continue;
-            };
-            if !entry.proof.holds(snapshot, shared) {
-                return None;
-            }
-            entry.hits += 1;
-            entry.last_used = now;
-            if let Some(source) = entry.source {
-                shared.fdb.touch(source, now);
-            }
-            return Some(entry.action);
+        let entries = &self.entries;
+        let is_it = |word: &&u32| {
+            **word & !NUMBER_MASK == tag
+                && entries.get(index_of(**word)).is_some_and(|entry| entry.key == lookup.key)
+        };
+        let index = index_of(*set.iter().find(is_it)?);
+        let entry = self.entries.get_mut(index)?;
+        if !entry.proof.holds(snapshot, shared) {
+            return None;
         }
-        None
+        entry.hits += 1;
+        entry.last_used = now;
+        if let Some(source) = entry.source {
+            shared.fdb.touch(source, now);
+        }
+        Some(&entry.action)
     }
 
     /// Keeps a decision. It replaces the flow's own entry, else takes a free place, else that of another flow of its

@@ -8,9 +8,11 @@ use super::shared::FlowTarget;
 use crate::mem::Frame;
 
 /// Edits `frame` and sends it. Its TTL and size have been checked ([`Action::suits`]).
-#[inline]
+#[inline(always)]
 pub(super) fn run<S: Sink>(env: &mut Env<'_, S>, action: &Action, mut frame: Frame, mut headers: Headers) {
-    if let Err(reason) = apply(action, &mut frame, &mut headers) {
+    if !action.is_none()
+        && let Err(reason) = apply(action, &mut frame, &mut headers)
+    {
         return env.drop(frame, reason);
     }
     match action.target {

@@ -68,7 +68,7 @@ impl Out {
             let slot = PortSlot(slot as u16);
             thin::thin(queue, pool, counters);
             match snapshot.ports.get(slot) {
-                Some(port) => port::Turn { worker, port, pool, counters, cutter }.flush(queue),
+                Some(port) => port::Turn::new(worker, port, pool, counters, cutter).flush(queue),
                 None => {
                     count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters);
                 }

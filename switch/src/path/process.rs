@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_encap::{FlowKey, Gso, Headers, Reason, VnetHdr, parse};
+use weft_encap::{FlowKey, Gso, Headers, Reason, VnetHdr, parse, parse_plain};
 
 use super::cache::FlowCache;
 use super::counters::{Counters, Total};
@@ -126,23 +126,53 @@ enum Tier {
 
 #[inline]
 fn forward<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Frame) -> Tier {
-    let (headers, gso) = match admit(&mut frame) {
-        Ok(admitted) => admitted,
+    match admit_plain(&mut frame) {
+        // Compiled for such frames alone, of which much is known.
+        Some(headers) => decide(cache, env, frame, headers, Gso::None),
+        None => forward_any(cache, env, frame),
+    }
+}
+
+#[inline(never)]
+fn forward_any<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Frame) -> Tier {
+    match admit(&mut frame) {
+        Ok((headers, gso)) => decide(cache, env, frame, headers, gso),
         Err(reason) => {
             env.drop(frame, reason);
-            return Tier::Miss;
+            Tier::Miss
         }
-    };
+    }
+}
+
+#[inline(always)]
+fn decide<S: Sink>(
+    cache: &mut FlowCache,
+    env: &mut Env<'_, S>,
+    frame: Frame,
+    headers: Headers,
+    gso: Gso,
+) -> Tier {
     let lookup = FlowKey::new(number(frame.ingress), &headers, frame.bytes()).map(|key| cache.lookup(key));
-    if let Some(action) =
-        lookup.as_ref().and_then(|lookup| cache.find(lookup, env.snapshot, env.shared, env.now))
+    if let Some(lookup) = &lookup
+        && let Some(action) = cache.find(lookup, env.snapshot, env.shared, env.now)
         && action.suits(&headers, gso)
     {
-        hit::run(env, &action, frame, headers);
+        hit::run(env, action, frame, headers);
         return Tier::Hit;
     }
     miss::run(cache, lookup, env, frame, headers, gso);
     Tier::Miss
+}
+
+/// [`admit`] for the frames that are most. `None`, and nothing changed: it is none of them.
+#[inline(always)]
+fn admit_plain(frame: &mut Frame) -> Option<Headers> {
+    let headers = parse_plain(frame.bytes())?;
+    if !frame.vnet.admit_plain(&headers) {
+        return None;
+    }
+    frame.cut(headers.l3_end as usize);
+    Some(headers)
 }
 
 /// What every frame must pass: its headers parse, and its vnet header agrees with them.
@@ -153,9 +183,7 @@ fn forward<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Fram
 #[inline]
 fn admit(frame: &mut Frame) -> Result<(Headers, Gso), Reason> {
     let headers = parse(frame.bytes())?;
-    if frame.len() > headers.l3_end as usize {
-        frame.set_len(headers.l3_end as usize);
-    }
+    frame.cut(headers.l3_end as usize);
     let gso = if matches!(frame.ingress, Ingress::Port(_)) && frame.vnet != VnetHdr::NONE {
         let mut vnet = frame.vnet;
         let gso = vnet.admit(frame.bytes_mut(), &headers)?;

@@ -4,8 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crossbeam_queue::ArrayQueue;
 use rustix::event::EventfdFlags;
 use weft_encap::{VnetHdr, vnet};
 use weft_sys::tun::Offloads;
@@ -17,46 +17,78 @@ use crate::table::PortSlot;
 /// A port without a kernel. What is injected comes in by the port; what the switch sends is extracted.
 #[derive(Debug)]
 pub struct MemDevice {
-    inbound: Ring,
-    outbound: Ring,
+    inbound: Mutex<Ring>,
+    outbound: Mutex<Ring>,
     accepts: Offloads,
     /// Readable for ever after the first injection; every injection is a new edge.
     event: OwnedFd,
 }
 
-/// Frames, vnet header first, and empty buffers to put the next ones in.
+/// The ring of frames that the switch sends, locked for a batch of them.
+#[derive(Debug)]
+pub struct Outbound<'a>(MutexGuard<'a, Ring>);
+
+impl Outbound<'_> {
+    /// Takes a frame from the switch, vnet header first.
+    ///
+    /// # Errors
+    /// [`Refused::Full`], [`Refused::Invalid`] without a whole vnet header.
+    #[inline]
+    pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        if frame.len() < vnet::LEN {
+            return Err(Refused::Invalid);
+        }
+        self.0.next().ok_or(Refused::Full)?.extend_from_slice(frame);
+        Ok(())
+    }
+}
+
+/// Frames in turn, vnet header first, in buffers that stay.
 #[derive(Debug)]
 struct Ring {
-    frames: ArrayQueue<Vec<u8>>,
-    spares: ArrayQueue<Vec<u8>>,
+    frames: Box<[Vec<u8>]>,
+    first: usize,
+    count: usize,
 }
 
 impl Ring {
-    fn new(capacity: usize) -> Self {
-        let spares = ArrayQueue::new(capacity);
-        while spares.push(Vec::with_capacity(vnet::LEN + MAX_FRAME)).is_ok() {}
-        Ring { frames: ArrayQueue::new(capacity), spares }
+    fn new(capacity: usize) -> Mutex<Ring> {
+        let frames = (0..capacity).map(|_| Vec::with_capacity(vnet::LEN + MAX_FRAME)).collect();
+        Mutex::new(Ring { frames, first: 0, count: 0 })
     }
 
-    fn push(&self, head: &[u8], body: &[u8]) -> bool {
-        let mut buffer = self.spares.pop().unwrap_or_default();
+    /// The place of the next frame; `None` when all are taken.
+    #[inline]
+    fn next(&mut self) -> Option<&mut Vec<u8>> {
+        if self.count == self.frames.len() {
+            return None;
+        }
+        let at = self.place(self.count);
+        self.count += 1;
+        let buffer = &mut self.frames[at];
         buffer.clear();
-        buffer.extend_from_slice(head);
-        buffer.extend_from_slice(body);
-        self.frames.push(buffer).map_err(|buffer| self.recycle(buffer)).is_ok()
+        Some(buffer)
     }
 
-    fn pop<R>(&self, read: impl FnOnce(VnetHdr, &[u8]) -> R) -> Option<R> {
-        let buffer = self.frames.pop()?;
-        let result = buffer.split_first_chunk().map(|(head, body)| read(VnetHdr::read(head), body));
-        self.recycle(buffer);
-        result
+    #[inline]
+    fn place(&self, nth: usize) -> usize {
+        let at = self.first + nth;
+        if at < self.frames.len() { at } else { at - self.frames.len() }
     }
 
-    fn recycle(&self, buffer: Vec<u8>) {
-        // A full list of spares means that there are enough.
-        drop(self.spares.push(buffer));
+    fn pop<R>(&mut self, read: impl FnOnce(VnetHdr, &[u8]) -> R) -> Option<R> {
+        if self.count == 0 {
+            return None;
+        }
+        let at = self.first;
+        (self.first, self.count) = (self.place(1), self.count - 1);
+        self.frames[at].split_first_chunk().map(|(head, body)| read(VnetHdr::read(head), body))
     }
+}
+
+fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
+    // Whoever panicked did so in reading a frame, which is out of the ring by then.
+    ring.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemDevice {
@@ -72,7 +104,14 @@ impl MemDevice {
 
     /// Puts a frame where the switch will receive it; false when the ring is full.
     pub fn inject(&self, header: VnetHdr, frame: &[u8]) -> bool {
-        let taken = self.inbound.push(&header.bytes(), frame);
+        let taken = match lock(&self.inbound).next() {
+            Some(buffer) => {
+                buffer.extend_from_slice(&header.bytes());
+                buffer.extend_from_slice(frame);
+                true
+            }
+            None => false,
+        };
         // It can fail only when 2^64 - 2 injections were never read: then it is readable anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         taken
@@ -80,12 +119,12 @@ impl MemDevice {
 
     /// Takes the next frame that the switch has sent.
     pub fn extract<R>(&self, read: impl FnOnce(VnetHdr, &[u8]) -> R) -> Option<R> {
-        self.outbound.pop(read)
+        lock(&self.outbound).pop(read)
     }
 
     /// Frames that wait to be received by the switch.
     pub fn backlog(&self) -> usize {
-        self.inbound.frames.len()
+        lock(&self.inbound).count
     }
 
     /// What frames sent to it may owe.
@@ -101,10 +140,10 @@ impl MemDevice {
 
     /// Adds waiting frames to `batch`.
     pub fn receive(&self, slot: PortSlot, pool: &mut Pool, batch: &mut Batch) -> Rx {
-        let mut bytes = 0;
+        let (mut ring, mut bytes) = (lock(&self.inbound), 0);
         while !batch.is_full() && bytes < BATCH_BYTES {
             let Some(mut frame) = pool.take() else { return Rx::More };
-            let read = self.inbound.pop(|header, body| {
+            let read = ring.pop(|header, body| {
                 frame.vnet = header;
                 frame.fill(body);
             });
@@ -119,12 +158,9 @@ impl MemDevice {
         Rx::More
     }
 
-    /// Takes a frame from the switch, vnet header first.
-    ///
-    /// # Errors
-    /// [`Refused::Full`], [`Refused::Invalid`] without a whole vnet header.
-    pub fn send(&self, frame: &[u8]) -> Result<(), Refused> {
-        let Some((head, body)) = frame.split_at_checked(vnet::LEN) else { return Err(Refused::Invalid) };
-        if self.outbound.push(head, body) { Ok(()) } else { Err(Refused::Full) }
+    /// Where the switch puts frames.
+    #[inline]
+    pub(super) fn outbound(&self) -> Outbound<'_> {
+        Outbound(lock(&self.outbound))
     }
 }

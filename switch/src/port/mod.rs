@@ -124,26 +124,14 @@ impl Device {
         }
     }
 
-    /// Sends one frame, the 12 bytes of its vnet header first (see [`crate::mem::Frame::with_vnet`]). `worker` picks
-    /// the queue.
-    ///
-    /// # Errors
-    /// [`Refused`]; the frame is then dropped.
+    /// The way in for the frames of one batch. `worker` picks the queue.
     #[inline]
-    pub fn send(&self, worker: usize, frame: &[u8]) -> Result<(), Refused> {
+    pub fn sender(&self, worker: usize) -> Sender<'_> {
         match self {
-            Device::Tap(tap) => tap.send(worker, frame),
-            Device::Xdp(xdp) => xdp.send(frame),
-            Device::Mem(mem) => mem.send(frame),
-            Device::Segment(_) => Err(Refused::Down),
-        }
-    }
-
-    /// Has what was sent leave, where that takes a call for a whole batch.
-    #[inline]
-    pub fn flush(&self) {
-        if let Device::Xdp(xdp) = self {
-            xdp.flush();
+            Device::Tap(tap) => Sender::Tap(tap, worker),
+            Device::Xdp(xdp) => Sender::Xdp(xdp),
+            Device::Mem(mem) => Sender::Mem(mem.outbound()),
+            Device::Segment(_) => Sender::Nowhere,
         }
     }
 
@@ -171,6 +159,43 @@ impl Device {
     pub fn stop_coalescing_udp(&self) {
         if let Device::Tap(tap) = self {
             tap.stop_coalescing_udp();
+        }
+    }
+}
+
+/// Takes the frames of one batch into a device.
+#[derive(Debug)]
+pub enum Sender<'a> {
+    /// A TAP, and the worker that sends.
+    Tap(&'a TapDevice, usize),
+    /// An AF_XDP socket.
+    Xdp(&'a XdpDevice),
+    /// An in-process ring.
+    Mem(mem::Outbound<'a>),
+    /// No device.
+    Nowhere,
+}
+
+impl Sender<'_> {
+    /// Sends one frame, the 12 bytes of its vnet header first (see [`crate::mem::Frame::with_vnet`]).
+    ///
+    /// # Errors
+    /// [`Refused`]; the frame is then dropped.
+    #[inline]
+    pub fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        match self {
+            Sender::Tap(tap, worker) => tap.send(*worker, frame),
+            Sender::Xdp(xdp) => xdp.send(frame),
+            Sender::Mem(ring) => ring.send(frame),
+            Sender::Nowhere => Err(Refused::Down),
+        }
+    }
+
+    /// Has what was sent leave, where that takes a call for a whole batch.
+    #[inline]
+    pub fn finish(self) {
+        if let Sender::Xdp(xdp) = self {
+            xdp.flush();
         }
     }
 }

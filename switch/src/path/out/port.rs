@@ -10,7 +10,7 @@ use super::Departure;
 use super::order::Order;
 use crate::mem::{Frame, MAX_FRAME, Pool};
 use crate::path::counters::{Counters, Total};
-use crate::port::Refused;
+use crate::port::{Refused, Sender};
 use crate::table::Port;
 
 /// A worker's buffer for superframes that a device does not take, and its list for putting datagrams in order.
@@ -31,14 +31,27 @@ impl Default for Cutter {
 
 /// One flush of one port's queue.
 pub(super) struct Turn<'a> {
-    pub(super) worker: usize,
-    pub(super) port: &'a Port,
-    pub(super) pool: &'a mut Pool,
-    pub(super) counters: &'a Counters,
-    pub(super) cutter: &'a mut Cutter,
+    port: &'a Port,
+    sender: Sender<'a>,
+    pool: &'a mut Pool,
+    counters: &'a Counters,
+    cutter: &'a mut Cutter,
+    /// Frames that were sent, and their bytes.
+    sent: (u64, u64),
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    /// A flush by worker number `worker`.
+    pub(super) fn new(
+        worker: usize,
+        port: &'a Port,
+        pool: &'a mut Pool,
+        counters: &'a Counters,
+        cutter: &'a mut Cutter,
+    ) -> Self {
+        Turn { port, sender: port.device.sender(worker), pool, counters, cutter, sent: (0, 0) }
+    }
+
     /// Sends every frame; leaves them in the queue for the caller to give back.
     pub(super) fn flush(mut self, queue: &mut [Departure]) {
         let accepts = self.port.device.accepts();
@@ -53,7 +66,8 @@ impl Turn<'_> {
             }
             at += merged.max(1);
         }
-        self.port.device.flush();
+        self.sender.finish();
+        self.counters.tx(self.port.slot, self.sent.0, self.sent.1);
     }
 
     #[inline]
@@ -64,7 +78,7 @@ impl Turn<'_> {
             self.settle(departure, accepts)
         };
         match sent {
-            Ok(()) => self.counters.tx(self.port.slot, 1, departure.frame.len() as u64),
+            Ok(()) => self.sent = (self.sent.0 + 1, self.sent.1 + departure.frame.len() as u64),
             Err(reason) => {
                 self.counters.drop(departure.frame.ingress, reason);
                 self.counters.tx_dropped(self.port.slot, 1);
@@ -73,9 +87,9 @@ impl Turn<'_> {
     }
 
     #[inline]
-    fn send(&self, frame: &mut Frame) -> Result<(), Reason> {
+    fn send(&mut self, frame: &mut Frame) -> Result<(), Reason> {
         let header = frame.vnet;
-        self.port.device.send(self.worker, frame.with_vnet(header)).map_err(Refused::reason)
+        self.sender.send(frame.with_vnet(header)).map_err(Refused::reason)
     }
 
     /// Does what the frame owes and the device will not: computes the checksum, cuts.
@@ -114,7 +128,7 @@ impl Turn<'_> {
             for index in 0..group.count {
                 let segment = &mut self.cutter.cut[group.range(index)];
                 segment[..vnet::LEN].copy_from_slice(&VnetHdr::NONE.bytes());
-                self.port.device.send(self.worker, segment).map_err(Refused::reason)?;
+                self.sender.send(segment).map_err(Refused::reason)?;
             }
             first += count;
         }
@@ -144,12 +158,12 @@ impl Turn<'_> {
     }
 
     /// False when the kernel does not know such superframes.
-    fn send_superframe(&self, whole: &mut Frame, parts: &[Departure]) -> bool {
+    fn send_superframe(&mut self, whole: &mut Frame, parts: &[Departure]) -> bool {
         let header = whole.vnet;
-        match self.port.device.send(self.worker, whole.with_vnet(header)) {
+        match self.sender.send(whole.with_vnet(header)) {
             Ok(()) => {
-                let bytes = parts.iter().map(|part| part.frame.len() as u64).sum();
-                self.counters.tx(self.port.slot, parts.len() as u64, bytes);
+                let bytes: u64 = parts.iter().map(|part| part.frame.len() as u64).sum();
+                self.sent = (self.sent.0 + parts.len() as u64, self.sent.1 + bytes);
                 self.counters.add(Total::UdpCoalesced, 1);
                 true
             }

@@ -47,6 +47,9 @@ impl Queued for Packet {
 /// Thins a queue out; the order of what stays is the same.
 #[inline]
 pub(super) fn thin<T: Queued>(queue: &mut Vec<T>, pool: &mut Pool, counters: &Counters) {
+    if !has_neighbours(queue) {
+        return;
+    }
     let mut kept = 0;
     for at in 0..queue.len() {
         if queue.get(at + 1).is_some_and(|next| is_needless(&queue[at], next)) {
@@ -61,6 +64,18 @@ pub(super) fn thin<T: Queued>(queue: &mut Vec<T>, pool: &mut Pool, counters: &Co
         counters.add(Total::AcksThinned, (queue.len() - kept) as u64);
         queue.drain(kept..).for_each(|needless| pool.give(needless.into_frame()));
     }
+}
+
+/// True when two acknowledgments follow each other: in most queues none do.
+#[inline]
+fn has_neighbours<T: Queued>(queue: &[T]) -> bool {
+    let (mut found, mut before) = (false, false);
+    for it in queue {
+        let is_pure = it.headers().is_some_and(ack::is_pure);
+        found |= before & is_pure;
+        before = is_pure;
+    }
+    found
 }
 
 #[inline]
