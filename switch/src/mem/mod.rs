@@ -6,6 +6,7 @@
 //! and warm pages serve small loads.
 
 use std::alloc::{Layout, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
 
 use weft_encap::{VnetHdr, vnet};
 use zerocopy::{FromZeros, KnownLayout};
@@ -47,7 +48,11 @@ pub enum Ingress {
 ///
 /// Give it back with [`Pool::give`]: a dropped frame is memory that the pool lacks from then on.
 #[derive(Debug)]
-pub struct Frame {
+pub struct Frame(Box<Body>);
+
+/// What a [`Frame`] stands for: it goes from hand to hand as a pointer.
+#[derive(Debug)]
+pub struct Body {
     buffer: Box<[u8]>,
     /// Where a fresh frame starts in this buffer.
     home: u32,
@@ -67,19 +72,38 @@ pub fn zeroed<T: FromZeros + KnownLayout<PointerMetadata = ()>>(count: usize) ->
     })
 }
 
+impl Deref for Frame {
+    type Target = Body;
+
+    #[inline]
+    fn deref(&self) -> &Body {
+        &self.0
+    }
+}
+
+impl DerefMut for Frame {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Body {
+        &mut self.0
+    }
+}
+
 impl Frame {
     /// `None`: there is no memory.
     fn new(index: usize) -> Option<Self> {
         let home = (STAGGER_BYTES * (index % STAGGER_COUNT) + HEADROOM) as u32;
-        Some(Frame {
+        Some(Frame(Box::new(Body {
             buffer: <[u8]>::new_box_zeroed_with_elems(CAPACITY).ok()?,
             home,
             start: home,
             len: 0,
             vnet: VnetHdr::NONE,
             ingress: Ingress::Port(PortSlot(0)),
-        })
+        })))
     }
+}
+
+impl Body {
 
     /// The Ethernet frame.
     #[inline]

@@ -66,16 +66,22 @@ pub(super) struct FlowCache {
     secret: HashSecret,
 }
 
+/// What every hit reads comes first, in two lines of the processor's cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Entry {
     key: FlowKey,
-    action: Action,
-    proof: Proof,
-    /// The source, where it was learned.
-    source: Option<StationId>,
+    /// The snapshot that the proof was last checked against.
+    epoch: Epoch,
     hits: u64,
+    action: Action,
     /// Seconds.
     last_used: u32,
+    /// The proof rests on something learned.
+    is_learned: bool,
+    /// The source, where it was learned.
+    source: Option<StationId>,
+    proof: Proof,
 }
 
 impl FlowCache {
@@ -113,7 +119,9 @@ impl FlowCache {
         };
         let index = index_of(*set.iter().find(is_it)?);
         let entry = self.entries.get_mut(index)?;
-        if !entry.proof.holds(snapshot, shared) {
+        if entry.is_learned && !entry.proof.is_still_learned(shared)
+            || entry.epoch != snapshot.epoch && !entry.renew(snapshot)
+        {
             return None;
         }
         entry.hits += 1;
@@ -139,7 +147,16 @@ impl FlowCache {
         let Some(proof) = Proof::new(snapshot, origin, &action, basis, source.is_some(), learned) else {
             return Kept::Not;
         };
-        let entry = Entry { key: lookup.key, action, proof, source, hits: 0, last_used: now };
+        let entry = Entry {
+            key: lookup.key,
+            epoch: snapshot.epoch,
+            hits: 0,
+            action,
+            last_used: now,
+            is_learned: proof.is_learned(),
+            source,
+            proof,
+        };
         let words = self.sets[set];
         let own = |word: &u32| self.entry(*word).is_some_and(|old| old.key == lookup.key);
         let free = || words.iter().position(|word| *word == 0).map(|way| (way, Kept::New));
@@ -204,6 +221,16 @@ impl FlowCache {
 }
 
 impl Entry {
+    /// The full check, once per publication.
+    #[cold]
+    fn renew(&mut self, snapshot: &Snapshot) -> bool {
+        let holds = self.proof.holds_in(snapshot);
+        if holds {
+            self.epoch = snapshot.epoch;
+        }
+        holds
+    }
+
     fn dump(&self, worker: usize, now: u32) -> FlowDump {
         let fields = self.key.fields();
         FlowDump {
@@ -245,8 +272,6 @@ fn tag_of(hash: u64) -> u32 {
 /// What a decision was made from. It holds while all of it is unchanged.
 #[derive(Debug)]
 struct Proof {
-    /// The snapshot it was last checked against.
-    epoch: Epoch,
     bridge: (BridgeSlot, Generation),
     /// Ports on the way in and out; a segment's port stands before its peer.
     ports: [Option<(PortSlot, Generation)>; 2],
@@ -287,7 +312,6 @@ impl Proof {
         let learned_target =
             matches!(basis, Basis::Learned(..)) || (out_peer.is_some() && out_port.is_some());
         Some(Proof {
-            epoch: snapshot.epoch,
             bridge: (origin.bridge.slot, origin.bridge.generation),
             ports: [origin.port.map(|port| (port.slot, port.generation)), out_port],
             peers: [origin.peer.map(|peer| (peer.slot, peer.generation)), out_peer],
@@ -297,25 +321,17 @@ impl Proof {
         })
     }
 
-    #[inline]
-    fn holds(&mut self, snapshot: &Snapshot, shared: &Shared) -> bool {
-        if self.stations.is_some_and(|generation| generation != shared.fdb.generation())
-            || self.neighbours.is_some_and(|generation| generation != shared.neighbours.generation())
-        {
-            return false;
-        }
-        if self.epoch == snapshot.epoch {
-            return true;
-        }
-        let holds = self.holds_in(snapshot);
-        if holds {
-            self.epoch = snapshot.epoch;
-        }
-        holds
+    fn is_learned(&self) -> bool {
+        self.stations.is_some() || self.neighbours.is_some()
     }
 
-    /// The full check, once per entry and publication.
-    #[cold]
+    /// False once a station or neighbour that it rests on may have moved.
+    fn is_still_learned(&self, shared: &Shared) -> bool {
+        self.stations.is_none_or(|generation| generation == shared.fdb.generation())
+            && self.neighbours.is_none_or(|generation| generation == shared.neighbours.generation())
+    }
+
+    /// True while all that is not learned is as it was.
     fn holds_in(&self, snapshot: &Snapshot) -> bool {
         let port_holds =
             |(slot, generation)| snapshot.ports.get(slot).is_some_and(|port| port.generation == generation);
