@@ -7,8 +7,9 @@ use crate::{Headers, L3, MacAddr, Reason, eth, ipv4, ipv6, vlan};
 /// Rewrites both MAC addresses, in the frame and in `headers`.
 #[inline]
 pub fn set_macs(frame: &mut [u8], headers: &mut Headers, dst: MacAddr, src: MacAddr) {
-    frame[eth::DST..eth::DST + 6].copy_from_slice(&dst.0);
-    frame[eth::SRC..eth::SRC + 6].copy_from_slice(&src.0);
+    let (macs, _) = frame.split_at_mut(eth::ETHERTYPE);
+    macs[eth::DST..eth::SRC].copy_from_slice(&dst.0);
+    macs[eth::SRC..].copy_from_slice(&src.0);
     (headers.dst, headers.src) = (dst, src);
 }
 
@@ -23,11 +24,12 @@ pub fn decrement_ttl(frame: &mut [u8], headers: &mut Headers) -> Result<(), Reas
     match headers.l3 {
         L3::V4 | L3::V6 if headers.ttl <= 1 => return Err(Reason::Ttl),
         L3::V4 => {
-            let old = be16(frame, at + ipv4::TTL);
+            let header = &mut frame[at..at + ipv4::LEN];
+            let old = be16(header, ipv4::TTL);
             let new = old - 0x100;
-            put16(frame, at + ipv4::TTL, new);
-            let checksum = update16(be16(frame, at + ipv4::CHECKSUM), old, new);
-            put16(frame, at + ipv4::CHECKSUM, checksum);
+            put16(header, ipv4::TTL, new);
+            let checksum = update16(be16(header, ipv4::CHECKSUM), old, new);
+            put16(header, ipv4::CHECKSUM, checksum);
         }
         L3::V6 => frame[at + ipv6::HOP_LIMIT] -= 1,
         L3::Arp | L3::Other => return Ok(()),

@@ -227,6 +227,13 @@ impl Headers {
 /// The reason to drop it.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Headers, Reason> {
+    match plain::parse(frame) {
+        Some(headers) => Ok(headers),
+        None => parse_any(frame),
+    }
+}
+
+fn parse_any(frame: &[u8]) -> Result<Headers, Reason> {
     let ether = eth::Header::of(frame).ok_or(Reason::Runt)?;
     if !ether.src.is_unicast() {
         return Err(Reason::BadSource);

@@ -217,8 +217,10 @@ impl VnetHdr {
             return true;
         }
         let plain = Self::describe(headers, Gso::None, true);
-        let is_plain = Self { flags: self.flags & !DATA_VALID, hdr_len: plain.hdr_len, num_buffers: 0, ..*self } == plain
-            && u32::from(self.hdr_len) <= headers.l3_end;
+        let is_plain =
+            Self { flags: self.flags & !DATA_VALID, hdr_len: plain.hdr_len, num_buffers: 0, ..*self }
+                == plain
+                && u32::from(self.hdr_len) <= headers.l3_end;
         if is_plain {
             *self = plain;
         }

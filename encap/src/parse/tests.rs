@@ -167,3 +167,33 @@ fn ipv4_options() {
     assert_eq!(with(&[7, 5, 0, 0]), Err(Reason::BadIpv4));
     assert_eq!(with(&[1, 1, 1, 7]), Err(Reason::BadIpv4));
 }
+
+/// Every byte of the headers set to every value, checksum as it is and made right again, and every length.
+#[test]
+fn the_short_way_finds_what_the_long_one_does() {
+    let goods = [Spec::tcp4(vec![7; 10]), Spec::udp4(vec![7; 10]), Spec { df: false, ..Spec::udp4(vec![]) }];
+    let (mut short, mut long) = (0, 0);
+    let mut judge = |frame: &[u8]| match parse_plain(frame) {
+        Some(headers) => {
+            assert_eq!(parse_any(frame), Ok(headers), "{frame:02x?}");
+            short += 1;
+        }
+        None => long += 1,
+    };
+    for good in goods.map(|spec| spec.build()) {
+        assert!(parse_plain(&good).is_some());
+        (0..good.len()).for_each(|len| judge(&good[..len]));
+        for at in 0..good.len() {
+            for value in 0..=u8::MAX {
+                let mut frame = good.clone();
+                frame[at] = value;
+                judge(&frame);
+                ipv4::fill_checksum(&mut frame[14..34]);
+                judge(&frame);
+                frame.extend([0; 7]);
+                judge(&frame);
+            }
+        }
+    }
+    assert!(short > 10_000 && long > 10_000, "{short} {long}");
+}

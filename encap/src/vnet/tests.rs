@@ -145,3 +145,37 @@ fn admitted_headers_are_rebuilt() {
     assert_eq!(vnet.admit(&mut frame, &headers), Ok(Gso::None));
     assert_eq!(vnet, VnetHdr::NONE);
 }
+
+#[test]
+fn the_two_usual_headers_are_admitted_alike_by_the_short_way() {
+    for good in [Spec::tcp4(vec![0; 5000]), Spec::udp4(vec![0; 50])].map(|spec| spec.build()) {
+        let headers = parse(&good).unwrap();
+        let owed = VnetHdr::describe(&headers, Gso::None, true);
+        let mut usual = 0;
+        let mut judge = |vnet: VnetHdr| {
+            let (mut short, mut long, mut frame) = (vnet, vnet, good.clone());
+            if short.admit_plain(&headers) {
+                assert_eq!((long.admit(&mut frame, &headers), long), (Ok(Gso::None), short), "{vnet:?}");
+                assert_eq!(frame, good);
+                usual += 1;
+            } else {
+                assert_eq!(short, vnet);
+            }
+        };
+        judge(VnetHdr::NONE);
+        for base in [VnetHdr::NONE, owed] {
+            for value in 0..=70 {
+                judge(VnetHdr { flags: value as u8, ..base });
+                judge(VnetHdr { gso_type: value as u8, ..base });
+                judge(VnetHdr { hdr_len: value, ..base });
+                judge(VnetHdr { gso_size: value, ..base });
+                judge(VnetHdr { csum_start: value, ..base });
+                judge(VnetHdr { csum_offset: value, ..base });
+                judge(VnetHdr { num_buffers: value, ..base });
+            }
+            judge(VnetHdr { hdr_len: u16::MAX, ..base });
+        }
+        // Every length of headers and number of buffers that a kernel may write, and what each loop found at its base.
+        assert!(usual > 2 * 70, "{usual}");
+    }
+}

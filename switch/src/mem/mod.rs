@@ -104,7 +104,6 @@ impl Frame {
 }
 
 impl Body {
-
     /// The Ethernet frame.
     #[inline]
     pub fn bytes(&self) -> &[u8] {

@@ -25,7 +25,7 @@ pub(super) fn run<S: Sink>(env: &mut Env<'_, S>, action: &Action, mut frame: Fra
 ///
 /// # Errors
 /// [`Reason::Ttl`]; [`Reason::NoBuffer`] when there is no headroom for a tag.
-#[inline]
+#[inline(always)]
 pub(super) fn apply(action: &Action, frame: &mut Frame, headers: &mut Headers) -> Result<(), Reason> {
     if action.ttl {
         edit::decrement_ttl(frame.bytes_mut(), headers)?;
