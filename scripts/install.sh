@@ -4,24 +4,26 @@
 # next.
 #
 # usage: install.sh [--prefix DIR] [--root DIR]
-#        install.sh --uninstall [--keep-state] [--prefix DIR] [--root DIR]
+#        install.sh --uninstall [--keep-state] [--keep-ports] [--prefix DIR] [--root DIR]
 #   --prefix DIR   where the binaries go, in DIR/bin (default: /usr/local)
 #   --root DIR     install below DIR, for images and packages; nothing running is touched
 #   --uninstall    remove all that was installed and all that weftd made: links, routes, nft table, sysctls, state.
 #                  A configuration that was edited stays, and is named.
 #   --keep-state   leave /var/lib/weft
+#   --keep-ports   leave pods their devices and addresses, and /var/lib/weft: a weftd that is installed anew serves them again
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-PREFIX=/usr/local TARGET='' UNINSTALL='' KEEP_STATE=''
+PREFIX=/usr/local TARGET='' UNINSTALL='' KEEP_STATE='' KEEP_PORTS=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--prefix) takes_value "$@" && PREFIX=$2 && shift ;;
 	--root) takes_value "$@" && TARGET=$2 && shift ;;
 	--uninstall) UNINSTALL=1 ;;
 	--keep-state) KEEP_STATE=1 ;;
+	--keep-ports) KEEP_STATE=1 KEEP_PORTS=--keep-ports ;;
 	-h | --help) usage_of "$0" && exit ;;
 	*) die "unknown argument $1 (see --help)" ;;
 	esac
@@ -142,7 +144,7 @@ uninstall() {
 		fi
 	done
 	[ -n "$TARGET" ] && return
-	rm -rf /run/weft
+	[ -n "$KEEP_PORTS" ] || rm -rf /run/weft
 	if [ -n "$KEEP_STATE" ]; then say "left: /var/lib/weft"; else rm -rf /var/lib/weft; fi
 	reload
 	say "weft is uninstalled"
@@ -174,7 +176,7 @@ stop_all() {
 		kill_pid "$pid"
 	fi
 	if [ -x "$weftd" ]; then
-		"$weftd" --purge || die "weftd --purge failed: see above; nothing was removed"
+		"$weftd" --purge ${KEEP_PORTS:+"$KEEP_PORTS"} || die "weftd --purge failed: see above; nothing was removed"
 	fi
 }
 

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let result = if args.check {
         daemon::check(&config).map(|summary| println!("{summary}"))
     } else if args.purge {
-        daemon::logging(&config).and_then(|_| daemon::purge(&config))
+        daemon::logging(&config).and_then(|_| daemon::purge(&config, args.keep_ports))
     } else {
         daemon::logging(&config).and_then(|log| daemon::run(&args, config, &log, inherited))
     };

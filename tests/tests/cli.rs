@@ -449,6 +449,29 @@ fn learned_neighbours_are_shown() {
 }
 
 #[test]
+fn a_purge_may_leave_pods_their_ports() {
+    as_root(|| {
+        let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;
+        let cluster = lab.cluster(2);
+        lab.nodes[0].write_cluster(&cluster)?;
+        lab.nodes[0].start()?;
+        let (pod, other) = (lab.nodes[0].pod("p")?, lab.nodes[0].pod("q")?);
+        let address = pod.ns.sh("ip -4 -o addr show dev eth0")?;
+        lab.nodes[0].stop()?;
+        let mut purge = lab.nodes[0].weftd();
+        purge.args(["--purge", "--keep-ports"]);
+        weft_tests::ns::output(purge)?;
+        let links = lab.nodes[0].links()?;
+        ensure!(!links.contains("weft0"), "{links:?}");
+        ensure!(lab.nodes[0].ns.sh("nft list ruleset")?.is_empty(), "rules were left");
+        ensure!(pod.ns.sh("ip -4 -o addr show dev eth0")? == address, "the pod lost its address");
+        lab.nodes[0].start()?;
+        ping(&pod.ns, &other.ip(), 3)?;
+        ping(&pod.ns, "172.30.0.1", 2)
+    });
+}
+
+#[test]
 fn a_purge_leaves_the_host_as_it_was() {
     as_root(|| {
         let mut lab = Lab::wired(Options { nodes: 1, ..Options::default() })?;

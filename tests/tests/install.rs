@@ -126,7 +126,8 @@ fn the_shipped_configuration_names_every_key() {
         let help = ns.run(&bin::path("weftd"), &["--help"])?;
         for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
             let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-            let of_the_command = ["config", "check", "purge", "take-over", "help", "version"].contains(&flag);
+            let of_the_command =
+                ["config", "check", "purge", "keep-ports", "take-over", "help", "version"].contains(&flag);
             let key = flag.replace('-', "_");
             ensure!(
                 of_the_command || shipped.contains(&format!("#{key} = ")),

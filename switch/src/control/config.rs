@@ -37,6 +37,7 @@ Examples:
   ip netns exec node2 weftd --run-dir /run/weft-node2 --state-dir /var/lib/weft-node2 --node node2
                                                 another instance, in another network namespace
   weftd --purge                                 with no weftd running: remove ports, weft0, routes, nft table, sysctls
+  weftd --purge --keep-ports                    the same, but pods keep their devices and addresses for the next start
 
 Signals: SIGTERM and SIGINT stop it (ports stay for the next start), SIGHUP reads both files again.";
 
@@ -56,6 +57,9 @@ pub struct Args {
     /// Remove everything that weftd made (ports, weft0, routes, nft table, sysctls), then exit; no weftd may run
     #[arg(long, conflicts_with = "check")]
     pub purge: bool,
+    /// With --purge: leave pods their devices and addresses; the next start serves them again
+    #[arg(long, requires = "purge")]
+    pub keep_ports: bool,
     /// The settings.
     #[command(flatten)]
     pub settings: Settings,

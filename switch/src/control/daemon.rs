@@ -383,18 +383,20 @@ fn reload(args: &Args, running: &Config, log: &LogHandle, handle: &Handle) {
     }
 }
 
-/// Removes everything that a daemon with this configuration made. Operator's settings stay.
+/// Removes everything that a daemon with this configuration made, but, with `keep_ports`, pods' devices and what the
+/// next start has to know of them. Operator's settings stay.
 ///
 /// # Errors
 /// When a daemon runs, or what could not be removed.
-pub fn purge(config: &Config) -> anyhow::Result<()> {
+pub fn purge(config: &Config, keep_ports: bool) -> anyhow::Result<()> {
     privilege::drop_all_but_needed()?;
     let _lock = Lock::take(&config.run_dir)?;
     let _alone = config.internal.as_ref().map(|_| Alone::take()).transpose()?;
     let boot_id = weft_sys::machine::boot_id()?;
     let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
     let mut failed = Vec::new();
-    for port in loaded.state.ports.values() {
+    let removed = if keep_ports { None } else { Some(loaded.state.ports.values()) };
+    for port in removed.into_iter().flatten() {
         if let Err(error) = remove_device(port) {
             failed.push(format!("port {}: {error}", port.spec.name));
         }
@@ -408,11 +410,13 @@ pub fn purge(config: &Config) -> anyhow::Result<()> {
     if let Err(error) = remove_link(internal) {
         failed.push(format!("{internal}: {error}"));
     }
-    let mut kept = loaded.state.clone();
-    kept.ports.retain(|_, port| !port.is_volatile());
-    kept.ipam = super::state::IpamState::default();
-    kept.drop_stations_without_port();
-    store.write(&loaded.state, &kept)?;
+    if !keep_ports {
+        let mut kept = loaded.state.clone();
+        kept.ports.retain(|_, port| !port.is_volatile());
+        kept.ipam = super::state::IpamState::default();
+        kept.drop_stations_without_port();
+        store.write(&loaded.state, &kept)?;
+    }
     for socket in [&config.socket, &config.cni_socket, &handover::socket(&config.run_dir)] {
         let _ = std::fs::remove_file(socket);
     }
