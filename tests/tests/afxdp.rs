@@ -1,7 +1,8 @@
 //! AF_XDP ports of pods: what TAP ports must do, they do, among themselves and with TAP ports.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use weft_tests::ns::Background;
+use weft_tests::ns::{Background, signal};
 use weft_tests::stalls::unless_stalled;
 use weft_tests::traffic::{hashed_both_ways, ping, ping_df, scapy, talk};
 use weft_tests::{Context, Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
@@ -84,6 +85,45 @@ fn jumbo_pods() {
             talk(&lab, &a.ns, &other.ns, &both(other), false)?;
             let out = ping_df(&a.ns, &other.ip(), 8922)?;
             ensure!(out.contains("1 received"), "{out}");
+        }
+        Ok(())
+    });
+}
+
+/// New sockets, those that are open while the key changes, and those that another process takes over.
+#[test]
+fn sockets_poll_their_devices_while_wanted() {
+    as_root(|| {
+        let config = "busy_poll = true\n".to_owned();
+        let mut lab = Lab::up(Options { nodes: 1, config, keeper: Some(Vec::new()), ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].xdp_pod("a")?, lab.nodes[0].xdp_pod("b")?);
+        for (event, wanted) in [
+            ("start", true),
+            ("reload", false),
+            ("upgrade", true),
+            ("kill", false),
+            ("reload", true),
+            ("kill", true),
+        ] {
+            let node = &mut lab.nodes[0];
+            std::fs::write(node.file("weft.toml"), format!("busy_poll = {wanted}\n"))?;
+            match event {
+                "reload" => signal(node.pid(), Signal::HUP)?,
+                "upgrade" => drop(node.weft(&["upgrade"])?),
+                "kill" => node.kill_kept()?,
+                _ => {}
+            }
+            eventually(5, || {
+                let shown = lab.nodes[0].weft(&["show"])?;
+                let polling = shown.matches(", busy polling, ").count();
+                ensure!(polling == if wanted { 2 } else { 0 }, "{event}, {wanted}: {shown}");
+                for pod in [&a, &b] {
+                    let port = port(&lab.nodes[0], pod)?;
+                    ensure!(port["xdp"]["busy_poll"] == wanted, "{event}, {wanted}: {port}");
+                }
+                Ok(())
+            })?;
+            talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
         }
         Ok(())
     });

@@ -4,9 +4,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use weft_tests::flannel::{self, Flannel};
-use weft_tests::ns::Background;
+use weft_tests::ns::{Background, signal};
 use weft_tests::traffic::{counters, hashed_both_ways, no_checksum_errors, ping, ping_df, scapy, talk};
 use weft_tests::{
     Context, Lab, Namespace, Node, Options, Pod, Result, as_root, bin, ensure, eventually, lab,
@@ -77,6 +78,33 @@ fn nodes_over_ipv4() {
 #[test]
 fn nodes_over_ipv6() {
     as_root(|| nodes(true));
+}
+
+#[test]
+fn it_polls_its_device_while_wanted() {
+    as_root(|| {
+        let config = format!("{AFXDP}busy_poll = true\n");
+        let lab = Lab::up(Options { config, keeper: Some(Vec::new()), ..Options::default() })?;
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let node = &lab.nodes[0];
+        for (event, wanted) in [("start", true), ("reload", false), ("upgrade", true)] {
+            std::fs::write(node.file("weft.toml"), format!("{AFXDP}busy_poll = {wanted}\n"))?;
+            match event {
+                "reload" => signal(node.pid(), Signal::HUP)?,
+                "upgrade" => drop(node.weft(&["upgrade"])?),
+                _ => {}
+            }
+            eventually(5, || {
+                let is = uplink(node)?;
+                let text = node.weft(&["status"])?;
+                let said = text.contains("native copy, busy polling, 1 queue");
+                ensure!(is["busy_poll"] == wanted && said == wanted, "{event}, {wanted}: {is}\n{text}");
+                Ok(())
+            })?;
+            talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+        }
+        was_by_uplink(node)
+    });
 }
 
 #[test]

@@ -250,6 +250,9 @@ pub struct XdpInfo {
     pub mode: String,
     /// The device reads and writes the memory itself; else the kernel copies.
     pub zero_copy: bool,
+    /// System calls of the switch poll the device (`SO_PREFER_BUSY_POLL`).
+    #[serde(default)]
+    pub busy_poll: bool,
     /// Memory of the port, in bytes, all of it locked.
     pub memory: u64,
     /// Frames from the port that found no room there, since its socket was opened.

@@ -70,6 +70,9 @@ pub struct UplinkStatus {
     pub mode: String,
     /// True when the device reads and writes the memory itself.
     pub zero_copy: bool,
+    /// System calls of the switch poll the device (`SO_PREFER_BUSY_POLL`).
+    #[serde(default)]
+    pub busy_poll: bool,
     /// Queues with a socket.
     pub queues: usize,
     /// Locked memory, bytes.

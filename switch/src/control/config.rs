@@ -105,6 +105,9 @@ pub struct Settings {
     /// How VXLAN gets to and from the node's interface: by UDP sockets, or as raw frames by AF_XDP [default: socket]
     #[arg(long, env = "WEFT_UPLINK", value_name = "HOW")]
     pub uplink: Option<UplinkUse>,
+    /// Have system calls on AF_XDP sockets poll their device (SO_PREFER_BUSY_POLL) [default: false]
+    #[arg(long, env = "WEFT_BUSY_POLL", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub busy_poll: Option<bool>,
     /// What to log: error, warn, info, debug, trace, or a filter like weft_switch=debug [default: info]
     #[arg(long, env = "WEFT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -219,6 +222,8 @@ pub struct Config {
     pub tunnel_gso: TunnelGsoUse,
     /// How VXLAN gets to and from the node's interface.
     pub uplink: UplinkUse,
+    /// System calls on AF_XDP sockets poll their device.
+    pub busy_poll: bool,
     /// Log filter.
     pub log_level: String,
     /// Log format.
@@ -319,6 +324,7 @@ impl Config {
             seats: (2..=8).contains(&weft_sys::machine::cpus()),
             tunnel_gso: TunnelGsoUse::Auto,
             uplink: UplinkUse::Socket,
+            busy_poll: false,
             log_level: "info".into(),
             log: LogFormat::Text,
             bridge: "br0".into(),
@@ -365,6 +371,7 @@ impl Config {
             seats: all.seats.unwrap_or(default.seats),
             tunnel_gso: all.tunnel_gso.unwrap_or(default.tunnel_gso),
             uplink: all.uplink.unwrap_or(default.uplink),
+            busy_poll: all.busy_poll.unwrap_or(default.busy_poll),
             log_level: all.log_level.unwrap_or(default.log_level),
             log: all.log.unwrap_or(default.log),
             bridge: all.bridge.unwrap_or(default.bridge),
@@ -485,8 +492,8 @@ impl Settings {
         macro_rules! over {
             ($($key:ident)*) => { Settings { $($key: self.$key.or(below.$key),)* } };
         }
-        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats tunnel_gso uplink log_level log bridge
-            pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu local_mtu
+        over!(cluster node socket cni_socket socket_group run_dir state_dir workers spin_us seats tunnel_gso uplink busy_poll log_level log
+            bridge pod_cidrs gateways internal internal_name masquerade notrack underlay vni vxlan_port mtu local_mtu
             flood_pps)
     }
 }

@@ -7,6 +7,7 @@
 /// Descriptors that were held or are handed over.
 mod held;
 /// The interface by which VXLAN goes as raw frames.
+mod polling;
 mod uplink;
 /// The device by which superframes leave whole.
 mod whole;
@@ -84,6 +85,8 @@ pub struct Live {
     looked_at: String,
     underlays: BTreeMap<u16, Arc<Underlay>>,
     uplink: UplinkState,
+    /// AF_XDP sockets are to poll their devices.
+    busy_poll: bool,
     whole: Whole,
     /// The state of which every underlay was found open.
     complete: Option<Arc<State>>,
@@ -114,6 +117,7 @@ impl Live {
             looked_at: String::new(),
             underlays: BTreeMap::new(),
             uplink: UplinkState::default(),
+            busy_poll: false,
             whole: Whole::default(),
             complete: None,
             host: HostNetwork::open(record_path(state_dir), internal)?,
@@ -387,9 +391,11 @@ impl Live {
 
     /// Lets ports go on where the process before has stopped that handed them over. Those that cannot are named.
     pub fn activate(&self) -> Vec<(String, io::Error)> {
-        let one = |(name, open): (&String, &Open)| match &open.live.device {
-            Device::Xdp(xdp) => xdp.activate().err().map(|error| (name.clone(), error)),
-            _ => None,
+        let one = |(name, open): (&String, &Open)| {
+            let Device::Xdp(xdp) = &open.live.device else { return None };
+            let failed = xdp.activate().err();
+            self.let_poll(name, &open.live.device);
+            failed.map(|error| (name.clone(), error))
         };
         self.ports.iter().filter_map(one).collect()
     }
@@ -493,6 +499,7 @@ impl Live {
     ) -> Opened {
         let options = weft_sys::tun::TapOptions { multi_queue: queues > 1, ..Default::default() };
         let tap = TapRecord { flags: options.flags().bits(), ifindex: live.index };
+        self.let_poll(name, &live.device);
         self.ports.insert(name.to_owned(), Open { live, netns });
         Opened { name: name.to_owned(), tap, netns: kept }
     }

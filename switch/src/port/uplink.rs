@@ -232,6 +232,19 @@ impl Uplink {
         self.queues.iter().map(Queue::memory).sum()
     }
 
+    /// Has calls on the sockets poll the device, or not; to be told again after [`Uplink::activate`].
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN; `ENOPROTOOPT` on kernels that cannot.
+    pub fn set_busy_poll(&self, wanted: bool) -> io::Result<()> {
+        self.queues.iter().try_for_each(|queue| queue.set_busy_poll(wanted))
+    }
+
+    /// True when calls on the sockets poll the device, for all queues.
+    pub fn busy_polls(&self) -> bool {
+        self.queues.iter().all(Queue::busy_polls)
+    }
+
     /// Packets that the kernel has dropped because nothing was free to receive them in, or too many waited.
     pub fn dropped(&self) -> u64 {
         let of =

@@ -106,6 +106,19 @@ impl XdpDevice {
         self.queue.memory()
     }
 
+    /// Has calls on the socket poll the device, or not; to be told again after [`XdpDevice::activate`].
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_ADMIN; `ENOPROTOOPT` on kernels that cannot.
+    pub fn set_busy_poll(&self, wanted: bool) -> io::Result<()> {
+        self.queue.set_busy_poll(wanted)
+    }
+
+    /// True when calls on the socket poll the device.
+    pub fn busy_polls(&self) -> bool {
+        self.queue.busy_polls()
+    }
+
     /// Frames that the kernel had no room for since the socket was opened.
     pub fn dropped(&self) -> u64 {
         self.queue.statistics().map_or(0, |it| it.rx_dropped + it.rx_ring_full.unwrap_or(0))

@@ -108,7 +108,9 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
                 0 => String::new(),
                 lost => format!(", {lost} without room"),
             };
-            format!("{} {copies} at {}, {:.1} MB locked{lost}", xdp.mode, xdp.device, xdp.memory as f64 / 1e6)
+            let polls = if xdp.busy_poll { ", busy polling" } else { "" };
+            let memory = xdp.memory as f64 / 1e6;
+            format!("{} {copies} at {}{polls}, {memory:.1} MB locked{lost}", xdp.mode, xdp.device)
         }),
     );
     push("vni", spec.vni.map(|vni| vni.to_string()));

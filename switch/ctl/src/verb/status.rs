@@ -65,10 +65,11 @@ fn text(status: &report::Status) -> String {
 /// Which device, how, and how much.
 fn uplink(uplink: &report::UplinkStatus) -> String {
     format!(
-        "{}, {} {}, {}, {:.1} MiB, {}; {} packets received, {} sent, {} dropped",
+        "{}, {} {}{}, {}, {:.1} MiB, {}; {} packets received, {} sent, {} dropped",
         uplink.device,
         uplink.mode,
         if uplink.zero_copy { "zero-copy" } else { "copy" },
+        if uplink.busy_poll { ", busy polling" } else { "" },
         render::count(uplink.queues, "queue"),
         uplink.memory as f64 / f64::from(1 << 20),
         render::count(uplink.peers, "peer"),

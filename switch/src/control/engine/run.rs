@@ -484,6 +484,7 @@ impl Engine {
             mtu,
             local_mtu,
             flood_pps,
+            busy_poll,
             ..
         } = config;
         self.config_error = None;
@@ -501,6 +502,7 @@ impl Engine {
             mtu,
             local_mtu,
             flood_pps,
+            busy_poll,
             ..before.clone()
         };
         let read = super::start::configured_cluster(&self.config);
@@ -522,6 +524,7 @@ impl Engine {
                 self.cluster_error = Some(error);
             }
         }
+        self.live.set_busy_poll(self.config.busy_poll);
         self.show();
     }
 

@@ -132,7 +132,8 @@ pub fn start(
         tracing::warn!(what, "refers to something that is no longer there; removed");
     }
     let live = Live::new(&config.state_dir, config.internal.as_deref(), holder)?;
-    let mut live = live.with_tunnel_gso(config.tunnel_gso).with_uplink(config.uplink, config.underlay);
+    let live = live.with_tunnel_gso(config.tunnel_gso).with_uplink(config.uplink, config.underlay);
+    let mut live = live.with_busy_poll(config.busy_poll);
     live.refuse_unwanted(&state);
     let mut state = take_up(&mut live, state, taken.is_some());
     for what in state.drop_statics_of_ports() {

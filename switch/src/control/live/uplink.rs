@@ -158,6 +158,7 @@ impl Live {
             Ok(open) => {
                 self.holder.keeps_uplink(&open.uplink);
                 self.uplink.open = Some(open);
+                self.let_uplink_poll();
                 self.follow_ways(state);
             }
             Err(why) => {
@@ -177,6 +178,7 @@ impl Live {
             self.close_uplink();
             return;
         }
+        self.let_uplink_poll();
         self.follow_ways(state);
     }
 
@@ -225,6 +227,7 @@ impl Live {
                         self.uplink.open = Some(Open { uplink, device, address, endpoints, remotes });
                         self.uplink.failed = None;
                         self.uplink.last_rest = 0;
+                        self.let_uplink_poll();
                         self.sync();
                         changed = true;
                     }

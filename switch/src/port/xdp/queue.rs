@@ -18,6 +18,9 @@ pub(crate) const FORGETTING: Duration = Duration::from_secs(2);
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
 const SEND_BUFFER: usize = 4 << 20;
+/// Frames that one call takes from a device that is polled, and what switches that on ([`XdpSocket::set_busy_poll`]).
+const BUSY_POLL_BUDGET: u16 = 64;
+const BUSY_POLL_US: u32 = 20;
 
 /// What a queue is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +161,24 @@ impl Queue {
     /// Bytes of memory, all of them locked.
     pub(crate) fn memory(&self) -> usize {
         self.ends().as_ref().map_or(0, |ends| ends.umem.size())
+    }
+
+    /// Has calls on the socket poll the device, or not. One that another process has still is told when it is active.
+    ///
+    /// # Errors
+    /// As [`XdpSocket::set_busy_poll`].
+    pub(crate) fn set_busy_poll(&self, wanted: bool) -> io::Result<()> {
+        match self.ends().as_mut() {
+            Some(ends) if ends.socket.busy_polls() != wanted => {
+                ends.socket.set_busy_poll(if wanted { BUSY_POLL_US } else { 0 }, BUSY_POLL_BUDGET)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True when calls on the socket poll the device.
+    pub(crate) fn busy_polls(&self) -> bool {
+        self.ends().as_ref().is_some_and(|ends| ends.socket.busy_polls())
     }
 
     /// What the kernel counts.

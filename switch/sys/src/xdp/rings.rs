@@ -89,9 +89,23 @@ pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, micros: u32, budget: u16) -> io:
     Ok(())
 }
 
+/// Whether that is set.
+pub(super) fn prefers_busy_poll(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_option(fd, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL).map(|value| value != 0)
+}
+
 fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: u32) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the options used here take an int, which `value` is, and outlives the call.
     let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn get_option(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<u32> {
+    let mut value = 0u32;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `value`, and to `length` how many; both outlive the call.
+    let done =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length) };
+    if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }

@@ -26,7 +26,7 @@ use rustix::net::xdp::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::ring::{Consumer, Mapped, Producer};
-use super::rings::Rings;
+use super::rings::{self, Rings};
 use super::umem::{Chunk, Umem};
 use crate::step::step;
 
@@ -83,6 +83,7 @@ pub struct XdpSocket {
     pub(super) unsent: u32,
     pub(super) invalid: u64,
     pub(super) frags: bool,
+    pub(super) busy_polls: bool,
     zero_copy: bool,
 }
 
@@ -183,6 +184,7 @@ impl XdpSocket {
             unsent: 0,
             invalid: 0,
             frags,
+            busy_polls: false,
             zero_copy: false,
             fd,
         })
@@ -202,6 +204,8 @@ impl XdpSocket {
     fn note_mode(mut self) -> io::Result<Self> {
         let options = sockopt::xdp_options(&self.fd).map_err(errno("XDP_OPTIONS"))?;
         self.zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        // Kernels that do not know it do not do it.
+        self.busy_polls = rings::prefers_busy_poll(self.fd.as_fd()).unwrap_or(false);
         Ok(self)
     }
 
@@ -244,12 +248,21 @@ impl XdpSocket {
     }
 
     /// Has system calls on the socket poll the device instead of waiting for its interrupts (`SO_PREFER_BUSY_POLL`,
-    /// Linux 5.11): for `micros`, and at most `budget` frames at a time. 0 microseconds end it.
+    /// Linux 5.11): for at most `budget` frames at a time. 0 `micros` end it; otherwise their number does not matter, as
+    /// the socket does not block: each call polls once (`sk_busy_loop`).
     ///
     /// # Errors
-    /// `PermissionDenied` without CAP_NET_ADMIN.
-    pub fn set_busy_poll(&self, micros: u32, budget: u16) -> io::Result<()> {
-        super::rings::set_busy_poll(self.fd.as_fd(), micros, budget)
+    /// `PermissionDenied` without CAP_NET_ADMIN; `ENOPROTOOPT` on kernels that cannot.
+    pub fn set_busy_poll(&mut self, micros: u32, budget: u16) -> io::Result<()> {
+        let set = rings::set_busy_poll(self.fd.as_fd(), micros, budget);
+        self.busy_polls = rings::prefers_busy_poll(self.fd.as_fd()).unwrap_or(false);
+        set
+    }
+
+    /// True when system calls on the socket poll the device, whoever has set that.
+    #[must_use]
+    pub fn busy_polls(&self) -> bool {
+        self.busy_polls
     }
 
     /// Lets so many bytes be on their way to the device at once, in copy mode; beyond the kernel stops sending.

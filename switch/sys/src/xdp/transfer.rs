@@ -156,14 +156,15 @@ impl XdpSocket {
         free.len() - start
     }
 
-    /// Has the driver look for chunks to receive in, where it waits for being told. Call it after [`XdpSocket::fill`] and
-    /// when nothing is received; it costs a system call only when the driver waits (zero-copy).
+    /// Has the driver look for chunks to receive in, where it waits for being told, and for frames, where the socket polls
+    /// it ([`XdpSocket::set_busy_poll`]). Call it after [`XdpSocket::fill`] and when nothing is received; it costs a system
+    /// call only in these two cases.
     ///
     /// # Errors
     /// As [`XdpSocket::kick`].
     #[inline]
     pub fn wake_receive(&self) -> io::Result<()> {
-        if !self.fill.memory().needs_wakeup() {
+        if !self.busy_polls && !self.fill.memory().needs_wakeup() {
             return Ok(());
         }
         match rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT) {

@@ -93,6 +93,7 @@ fn chunks_that_were_just_coming_back_are_found() {
         }
         let Port { mut socket, free, map: _map, attachment: _attachment } = port;
         assert!(within(|| socket.rx.available(3) == 3));
+        socket.set_busy_poll(20, 64).unwrap();
         // Two are claimed, and the ring knows of one.
         for at in 0..2 {
             drop(socket.umem.claim(socket.rx.read(at).addr, socket.receiving).unwrap());
@@ -107,6 +108,7 @@ fn chunks_that_were_just_coming_back_are_found() {
         assert_eq!(free.len(), 128);
         let mut socket = XdpSocket::adopt(socket, &umem, &OPTIONS, &mut free).unwrap();
         assert_eq!((free.len(), socket.filled()), (129, 127));
+        assert!(socket.busy_polls(), "what the socket was told stays");
         let mut pieces = Vec::new();
         assert_eq!(socket.receive(&mut pieces, 8), 2);
         assert_eq!(join(&umem, &pieces[..1]), frame(1, 100));

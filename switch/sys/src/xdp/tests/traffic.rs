@@ -129,10 +129,17 @@ fn busy_polling_and_waking() {
         let (near, far) = pair("a", "b", 1500);
         let peer = Packets::new(far);
         let mut port = Port::new(near, Want::Auto, &XdpOptions::default());
-        port.socket.set_busy_poll(20, 64).unwrap();
-        port.socket.wake_receive().unwrap();
-        peer.send(&frame(1, 60));
-        assert_eq!(port.receive().unwrap(), frame(1, 60));
+        let is_set = |port: &Port| rings::prefers_busy_poll(port.socket.as_fd()).unwrap();
+        assert!(!port.socket.busy_polls() && !is_set(&port));
+        for (number, micros) in (0..).zip([20, 0, 1]) {
+            port.socket.set_busy_poll(micros, 64).unwrap();
+            assert_eq!((port.socket.busy_polls(), is_set(&port)), (micros > 0, micros > 0));
+            port.socket.wake_receive().unwrap();
+            peer.send(&frame(number, 60));
+            assert_eq!(port.receive().unwrap(), frame(number, 60));
+            port.send(&frame(number, 60), 100);
+            assert_eq!(peer.receive().unwrap(), frame(number, 60));
+        }
         port.end();
     });
 }
