@@ -64,6 +64,12 @@ fn nodes(underlay6: bool) -> Result<()> {
             "{}",
             node.weft(&["status"])?
         );
+        let show = node.weft(&["show"])?;
+        let of_uplink = show.split_once("uplink eth0\n").map(|(_, lines)| lines.to_owned());
+        let of_uplink = of_uplink.with_context(|| format!("no uplink: {show}"))?;
+        ensure!(of_uplink.contains("native copy, ") && of_uplink.contains(" MB locked"), "{show}");
+        ensure!(node.weft_json(&["show"])?["uplink"]["device"] == "eth0", "not in JSON");
+        ensure!(!node.weft(&["show", "br0"])?.contains("uplink"), "an uplink of a bridge");
         ensure!(node.weft_json(&["status"])?["degraded"] == serde_json::json!([]), "degraded");
     }
     // The nodes themselves, by the same interface.
@@ -121,7 +127,9 @@ fn a_node_with_sockets_as_peer() {
         talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
         talk(&lab, &b.ns, &a.ns, &both(&a), false)?;
         was_by_uplink(&lab.nodes[0])?;
-        ensure!(lab.nodes[1].weft_json(&["status"])?["uplink"].is_null(), "an uplink that nobody wants");
+        for verb in ["status", "show"] {
+            ensure!(lab.nodes[1].weft_json(&[verb])?["uplink"].is_null(), "an uplink that nobody wants");
+        }
         Ok(())
     });
 }

@@ -43,6 +43,11 @@ pub(crate) fn count(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// How frames get from a device to an AF_XDP socket: `native copy`, `native zero-copy`.
+pub(crate) fn xdp(mode: &str, zero_copy: bool) -> String {
+    format!("{mode} {}", if zero_copy { "zero-copy" } else { "copy" })
+}
+
 /// The value, or a dash.
 pub(crate) fn or_dash<T: Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

@@ -98,8 +98,32 @@ fn shown(daemon: &Daemon, lines: &[&str]) -> String {
 #[test]
 fn tree_of_bridges_and_ports() {
     insta::assert_snapshot!(shown(&daemon(), &["show", "show br1"]));
-    let none = Daemon::new(&[("/v1/bridges", "[]"), ("/v1/ports", "[]")]);
+    let none = Daemon::new(&[("/v1/bridges", "[]"), ("/v1/ports", "[]"), ("/v1/status", STATUS)]);
     assert_eq!(none.weft("show"), (Exit::Ok, "no bridge; make one with `weft add-br br0`\n".to_owned()));
+}
+
+/// A port and an uplink, copied and not, with and without what is rare. The uplink is of no bridge.
+#[test]
+fn af_xdp_in_show_and_status() {
+    let daemon = daemon();
+    for (copies, busy, dropped) in [("false", "false", 0), ("true", "true", 7)] {
+        let how =
+            format!(r#""mode": "native", "zero_copy": {copies}, "busy_poll": {busy}, "memory": 3158016, "#);
+        let port = format!(
+            r#"[{{"spec": {{"name": "shop-web", "bridge": "br1", "kind": "afxdp", "owner": "cni"}},
+                "state": "up", "offloads": [],
+                "xdp": {{"device": "weft0123456789", {how} "dropped": {dropped}}},
+                "counters": {{"rx_frames": 0, "rx_bytes": 0, "rx_dropped": 0, "tx_frames": 0, "tx_bytes": 0, "tx_dropped": 0}}}}]"#
+        );
+        let uplink = format!(
+            r#""uplink": {{"device": "eth0", {how} "queues": 2, "peers": 1, "rx_packets": 90, "tx_packets": 100,
+                "rx_dropped": {dropped}}}, "pools""#
+        );
+        daemon.answer("/v1/ports", 200, &port);
+        daemon.answer("/v1/status", 200, &STATUS.replace("\"pools\"", &uplink));
+        let name = format!("af_xdp_zero_copy_{copies}");
+        insta::assert_snapshot!(name, shown(&daemon, &["show", "show br1", "status"]));
+    }
 }
 
 #[test]

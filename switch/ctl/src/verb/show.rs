@@ -2,13 +2,14 @@
 
 use clap::Args;
 use serde::Serialize;
-use weft_api::{BridgeInfo, PortInfo, PortKind, PortState};
+use weft_api::report::{Status, UplinkStatus};
+use weft_api::{BridgeInfo, PortInfo, PortKind, PortState, paths};
 
 use super::{Verb, bridge, port};
 use crate::render;
 use crate::session::{Exit, Session};
 
-/// Print bridges and their ports
+/// Print bridges and their ports, and the uplink if there is an AF_XDP one
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  weft show\n  weft show br0\n  weft -o json show | jq '.ports[].spec.name'"
@@ -23,6 +24,8 @@ pub(crate) struct Show {
 struct Report {
     bridges: Vec<BridgeInfo>,
     ports: Vec<PortInfo>,
+    /// Of the node, not of a bridge.
+    uplink: Option<UplinkStatus>,
 }
 
 impl Verb for Show {
@@ -35,7 +38,11 @@ impl Verb for Show {
         bridges.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         ports.retain(|port| self.bridge.as_ref().is_none_or(|name| *name == port.spec.bridge));
         ports.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        session.print(&Report { bridges, ports }, text);
+        let uplink = match self.bridge {
+            Some(_) => None,
+            None => session.get::<Status>(paths::STATUS)?.uplink,
+        };
+        session.print(&Report { bridges, ports, uplink }, text);
         Ok(Exit::Ok)
     }
 }
@@ -53,6 +60,10 @@ fn text(report: &Report) -> String {
     }
     if text.is_empty() {
         text.push_str("no bridge; make one with `weft add-br br0`\n");
+    }
+    if let Some(uplink) = &report.uplink {
+        text.push_str(&format!("uplink {}\n", uplink.device));
+        text.push_str(&render::fields("    ", &uplink_fields(uplink)));
     }
     text
 }
@@ -103,14 +114,8 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
     push(
         "xdp",
         port.xdp.as_ref().map(|xdp| {
-            let copies = if xdp.zero_copy { "zero-copy" } else { "copy" };
-            let lost = match xdp.dropped {
-                0 => String::new(),
-                lost => format!(", {lost} without room"),
-            };
-            let polls = if xdp.busy_poll { ", busy polling" } else { "" };
-            let memory = xdp.memory as f64 / 1e6;
-            format!("{} {copies} at {}{polls}, {memory:.1} MB locked{lost}", xdp.mode, xdp.device)
+            let how = render::xdp(&xdp.mode, xdp.zero_copy);
+            format!("{how} at {}{}", xdp.device, held(xdp.busy_poll, xdp.memory, xdp.dropped))
         }),
     );
     push("vni", spec.vni.map(|vni| vni.to_string()));
@@ -119,6 +124,25 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
     let rest = spec.external_ids.iter().filter(|(key, _)| !KNOWN_IDS.contains(&key.as_str()));
     push("notes", listed(rest.map(|(key, value)| format!("{key}={value}")).collect()));
     fields
+}
+
+fn uplink_fields(uplink: &UplinkStatus) -> Vec<(&'static str, String)> {
+    let how = render::xdp(&uplink.mode, uplink.zero_copy);
+    vec![
+        ("xdp", how + &held(uplink.busy_poll, uplink.memory, uplink.rx_dropped)),
+        ("queues", uplink.queues.to_string()),
+        ("peers", format!("{} with a known next hop", uplink.peers)),
+    ]
+}
+
+/// What an AF_XDP socket has, and what it had no room for.
+fn held(busy_poll: bool, memory: u64, dropped: u64) -> String {
+    let polls = if busy_poll { ", busy polling" } else { "" };
+    let lost = match dropped {
+        0 => String::new(),
+        lost => format!(", {lost} without room"),
+    };
+    format!("{polls}, {:.1} MB locked{lost}", memory as f64 / 1e6)
 }
 
 /// External ids that have a line of their own.

@@ -65,13 +65,12 @@ fn text(status: &report::Status) -> String {
 /// Which device, how, and how much.
 fn uplink(uplink: &report::UplinkStatus) -> String {
     format!(
-        "{}, {} {}{}, {}, {:.1} MiB, {}; {} packets received, {} sent, {} dropped",
+        "{}, {}{}, {}, {:.1} MB locked, {}; {} packets received, {} sent, {} dropped",
         uplink.device,
-        uplink.mode,
-        if uplink.zero_copy { "zero-copy" } else { "copy" },
+        render::xdp(&uplink.mode, uplink.zero_copy),
         if uplink.busy_poll { ", busy polling" } else { "" },
         render::count(uplink.queues, "queue"),
-        uplink.memory as f64 / f64::from(1 << 20),
+        uplink.memory as f64 / 1e6,
         render::count(uplink.peers, "peer"),
         uplink.rx_packets,
         uplink.tx_packets,
