@@ -1,8 +1,10 @@
 //! Queues to ports and peers, flushed once per batch.
 //!
 //! A destination's frames leave in the order in which they were queued, for a peer in that order per flow. Nothing
-//! waits: what a device or socket does not take at once is dropped and counted.
+//! waits: what a device or socket does not take at once is dropped and counted. What an AF_XDP socket has taken and could
+//! not send yet is left to it, and it is asked again ([`Out::retry`]).
 
+mod left;
 mod order;
 mod peer;
 mod port;
@@ -24,6 +26,7 @@ pub struct Out {
     peers: Queues<Packet>,
     cutter: port::Cutter,
     transmitter: Transmitter,
+    left: left::Left,
 }
 
 /// A frame on its way to a port.
@@ -42,6 +45,7 @@ impl Out {
             peers: Queues::new(MAX_PEERS),
             cutter: port::Cutter::default(),
             transmitter: Transmitter::default(),
+            left: left::Left::default(),
         }
     }
 
@@ -64,11 +68,16 @@ impl Out {
     /// Sends everything that is queued; every frame goes back to `pool`.
     pub fn flush(&mut self, snapshot: &Snapshot, pool: &mut Pool, counters: &Counters) {
         let (worker, cutter, transmitter) = (self.worker, &mut self.cutter, &mut self.transmitter);
+        let left = &mut self.left;
         self.ports.each(|slot, queue| {
             let slot = PortSlot(slot as u16);
             thin::thin(queue, pool, counters);
             match snapshot.ports.get(slot) {
-                Some(port) => port::Turn::new(worker, port, pool, counters, cutter).flush(queue),
+                Some(port) => {
+                    if port::Turn::new(worker, port, pool, counters, cutter).flush(queue) {
+                        left.note_port(slot);
+                    }
+                }
                 None => {
                     count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters);
                 }
@@ -80,7 +89,9 @@ impl Out {
             match peer.and_then(|peer| Some((peer, &**snapshot.tunnels.underlays.get(peer.underlay)?))) {
                 Some((peer, underlay)) => {
                     let way = snapshot.tunnels.uplink.as_ref().and_then(|uplink| uplink.way(worker, peer));
-                    peer::Turn { peer, underlay, way, pool, counters, transmitter }.flush(queue);
+                    if (peer::Turn { peer, underlay, way, pool, counters, transmitter }).flush(queue) {
+                        left.note_uplink();
+                    }
                 }
                 None => {
                     count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters);
@@ -88,6 +99,23 @@ impl Out {
             }
             queue.drain(..).for_each(|packet| pool.give(packet.frame));
         });
+    }
+
+    /// True when a device has taken frames that it has not sent yet: [`Out::retry`] is due at [`Out::due`].
+    #[inline]
+    pub fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// When it is, on the monotonic clock.
+    #[inline]
+    pub fn due(&self) -> Option<u64> {
+        self.left.due()
+    }
+
+    /// Has those devices send, if it is time. The first call only sets the time.
+    pub fn retry(&mut self, snapshot: &Snapshot, now: u64) {
+        self.left.retry(self.worker, snapshot, now);
     }
 }
 

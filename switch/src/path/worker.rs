@@ -182,6 +182,9 @@ impl Worker {
             if self.round() {
                 self.last_work = self.now;
             }
+            if self.out.has_left() {
+                self.out.retry(&self.snapshot, self.now);
+            }
             let awake = !self.is_idle() || self.spins();
             timeout = if awake { Some(Duration::ZERO) } else { self.rest() };
             self.tick();
@@ -292,11 +295,11 @@ impl Worker {
         });
     }
 
-    /// How long to sleep at most: until the first rest is over. The poll rounds it up to milliseconds, and the share
-    /// that was not used meanwhile is used then.
+    /// How long to sleep at most: until the first rest is over, or a device is to be asked again. The poll rounds it up to
+    /// milliseconds, and the share that was not used meanwhile is used then.
     #[inline]
     fn rest(&self) -> Option<Duration> {
-        let first = self.resting.iter().map(|(until, _)| *until).min()?;
+        let first = self.resting.iter().map(|(until, _)| *until).chain(self.out.due()).min()?;
         Some(Duration::from_nanos(first.saturating_sub(self.now)))
     }
 

@@ -135,6 +135,15 @@ impl Device {
         }
     }
 
+    /// Has what was sent before leave that waits still, as [`Sender::finish`].
+    #[inline]
+    pub fn flush(&self) -> bool {
+        match self {
+            Device::Xdp(xdp) => xdp.flush(),
+            Device::Tap(_) | Device::Mem(_) | Device::Segment(_) => false,
+        }
+    }
+
     /// What a frame sent to it may still owe. A TAP takes everything, whatever its pod may send.
     #[inline]
     pub fn accepts(&self) -> Offloads {
@@ -191,11 +200,13 @@ impl Sender<'_> {
         }
     }
 
-    /// Has what was sent leave, where that takes a call for a whole batch.
+    /// Has what was sent leave, where that takes a call for a whole batch. True when some of it waits still, and nobody
+    /// will tell when it can leave: [`Device::flush`] after a while.
     #[inline]
-    pub fn finish(self) {
-        if let Sender::Xdp(xdp) = self {
-            xdp.flush();
+    pub fn finish(self) -> bool {
+        match self {
+            Sender::Xdp(xdp) => xdp.flush(),
+            Sender::Tap(..) | Sender::Mem(_) | Sender::Nowhere => false,
         }
     }
 }

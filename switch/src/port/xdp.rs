@@ -20,7 +20,7 @@ use weft_sys::xdp::{Attachment, CopyMode, Program, Want, XdpMode, XskMap};
 use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Ingress, Pool};
 use crate::table::PortSlot;
-use queue::{FORGETTING, Queue, Shape};
+use queue::{Ends, FORGETTING, Queue, Shape};
 
 /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
 const RECEIVING: u32 = 1024;
@@ -162,11 +162,9 @@ impl XdpDevice {
         ends.send(frame)
     }
 
-    /// Has the kernel send what was put on its way.
-    pub fn flush(&self) {
-        if let Some(ends) = self.queue.ends().as_mut() {
-            ends.flush();
-        }
+    /// Has the kernel send what was put on its way. True when some of it waits still: flush again after a while.
+    pub fn flush(&self) -> bool {
+        self.queue.ends().as_mut().is_some_and(Ends::flush)
     }
 }
 

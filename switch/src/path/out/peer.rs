@@ -20,8 +20,9 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Sends every packet; leaves them in the queue for the caller to give back.
-    pub(super) fn flush(mut self, queue: &mut Vec<Packet>) {
+    /// Sends every packet; leaves them in the queue for the caller to give back. True when the uplink has taken some that
+    /// have not left it yet.
+    pub(super) fn flush(mut self, queue: &mut Vec<Packet>) -> bool {
         if queue.len() > 1 {
             queue.sort_unstable_by_key(|packet| (packet.sender, packet.order));
             super::thin::thin(queue, self.pool, self.counters);
@@ -40,10 +41,9 @@ impl Turn<'_> {
                 at += len;
             }
         }
-        if let Some(way) = &mut self.way {
-            way.flush();
-            self.counters.add(Total::TunnelSends, 1);
-        }
+        let Some(way) = &mut self.way else { return false };
+        self.counters.add(Total::TunnelSends, 1);
+        way.flush()
     }
 
     /// False: it is to go by a socket.

@@ -52,8 +52,9 @@ impl<'a> Turn<'a> {
         Turn { port, sender: port.device.sender(worker), pool, counters, cutter, sent: (0, 0) }
     }
 
-    /// Sends every frame; leaves them in the queue for the caller to give back.
-    pub(super) fn flush(mut self, queue: &mut [Departure]) {
+    /// Sends every frame; leaves them in the queue for the caller to give back. True when the device has taken some that
+    /// have not left it yet.
+    pub(super) fn flush(mut self, queue: &mut [Departure]) -> bool {
         let accepts = self.port.device.accepts();
         if self.port.device.coalesces_udp() {
             self.cutter.order.group(queue);
@@ -66,8 +67,9 @@ impl<'a> Turn<'a> {
             }
             at += merged.max(1);
         }
-        self.sender.finish();
+        let is_left = self.sender.finish();
         self.counters.tx(self.port.slot, self.sent.0, self.sent.1);
+        is_left
     }
 
     #[inline]

@@ -11,7 +11,7 @@ use weft_encap::{Gso, Reason, Vni, eth, vxlan};
 use super::Uplink;
 use crate::port::Refused;
 use crate::port::underlay::{Outcome, Packet, Transmitter, Underlay};
-use crate::port::xdp::queue::Ends;
+use crate::port::xdp::queue::{Ends, Queue};
 use crate::table::Peer;
 
 /// The way to one peer, while its packets are being sent. What was sent leaves with [`Way::flush`].
@@ -32,13 +32,23 @@ impl Uplink {
     pub fn way(&self, worker: usize, peer: &Peer) -> Option<Way<'_>> {
         let ways = self.ways.load();
         let next = ways.hops.get(&peer.remote.ip())?;
-        let ends = self.queues[worker % self.queues.len()].ends();
+        let ends = self.sends_by(worker).ends();
         if ends.is_none() {
             return None;
         }
         next.note_use();
         let (hop, own) = (Hop { to: next.mac, from: ways.mac }, next.source);
         Some(Way { ends, hop, mtu: ways.mtu as usize, own, remote: peer.remote, vni: peer.vni })
+    }
+
+    /// Has the kernel send what a worker has put on its way. True when some of it waits still: flush again after a while.
+    pub fn flush(&self, worker: usize) -> bool {
+        self.sends_by(worker).ends().as_mut().is_some_and(Ends::flush)
+    }
+
+    #[inline]
+    fn sends_by(&self, worker: usize) -> &Queue {
+        &self.queues[worker % self.queues.len()]
     }
 }
 
@@ -121,11 +131,9 @@ impl Way<'_> {
         Ok(outcome)
     }
 
-    /// Has the kernel send what was put on its way.
-    pub fn flush(&mut self) {
-        if let Some(ends) = self.ends.as_mut() {
-            ends.flush();
-        }
+    /// Has the kernel send what was put on its way. True when some of it waits still: see [`Uplink::flush`].
+    pub fn flush(&mut self) -> bool {
+        self.ends.as_mut().is_some_and(Ends::flush)
     }
 
     /// The port is that of the sending socket, which spreads flows and hears what comes back.

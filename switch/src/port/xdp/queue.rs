@@ -132,7 +132,8 @@ impl Queue {
                 let message = "the memory is not this AF_XDP socket's";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
-            *ends = Some(Ends::new(umem, socket, free, (self.shape, true)));
+            // What the other process had put into the ring, and not sent.
+            ends.insert(Ends::new(umem, socket, free, (self.shape, true))).flush();
         }
         Ok(())
     }
@@ -258,14 +259,18 @@ impl Ends {
         Ok(())
     }
 
-    /// Has the kernel send what was put on its way.
-    pub(crate) fn flush(&mut self) {
+    /// Has the kernel send what was put on its way. True when some of it waits still: flush again after a while.
+    pub(crate) fn flush(&mut self) -> bool {
         // There is room for all: see `send`. Otherwise nothing may stay that all behind it would wait for.
         if self.socket.send(&mut self.sending).is_err() {
             self.free.extend(self.sending.drain(..).map(|piece| piece.chunk));
         }
-        // While it is down, and when it is gone, nothing leaves; what waits is sent when it is up again.
-        let _ = self.socket.kick();
+        // A device that is down may come up again; one that is gone does not.
+        let waits = match self.socket.kick() {
+            Ok(left) => left && self.socket.wants_kick(),
+            Err(error) => error.raw_os_error() != Some(libc::ENXIO) && self.socket.wants_kick(),
+        };
         self.socket.complete(&mut self.free);
+        waits
     }
 }
