@@ -102,6 +102,21 @@ impl<M: Memory> Producer<M> {
         self.memory.size() - self.free()
     }
 
+    /// What was written `ahead` of those submitted, by this side or by whoever had it before; nonsense if nothing was.
+    ///
+    /// # Panics
+    /// When there is no room for it.
+    pub(super) fn written(&self, ahead: u32) -> M::Entry {
+        assert!(ahead < self.free(), "no room in the ring");
+        // SAFETY: the slot is free, as in `write`; the other side never writes entries of this ring.
+        unsafe { self.memory.read(self.next.wrapping_add(ahead)) }
+    }
+
+    /// How many entries were submitted, modulo 2^32.
+    pub(super) fn submitted(&self) -> u32 {
+        self.next
+    }
+
     /// An index that makes no sense, which only a broken other side writes, means that there is no room.
     #[inline]
     fn free(&self) -> u32 {
@@ -161,6 +176,11 @@ impl<M: Memory> Consumer<M> {
         self.next = self.next.wrapping_add(count);
         // Release: the entries are read before the other side sees that their slots are free.
         self.memory.consumer().store(self.next, Ordering::Release);
+    }
+
+    /// How many entries were taken out, modulo 2^32.
+    pub(super) fn released(&self) -> u32 {
+        self.next
     }
 
     /// An index that makes no sense, which only a broken other side writes, means that nothing is there.

@@ -166,7 +166,30 @@ impl XdpSocket {
         let ready = socket.completion.available(u32::MAX);
         let sent = (0..ready).map(|at| socket.completion.read(at)).collect::<Vec<_>>();
         socket.unsent = umem.recover(socket.sending, &sent, free);
+        socket.recover_unsubmitted(free);
         socket.note_mode()
+    }
+
+    /// Takes chunks back that were lent and never submitted, because the other process has ended in between: so many as are
+    /// lent beyond what the indices say that the kernel has. They were written behind those submitted.
+    fn recover_unsubmitted(&mut self, free: &mut Vec<Chunk>) {
+        let before = free.len();
+        let has = self.fill.submitted().wrapping_sub(self.rx.released());
+        let count = self.fill.room(self.filled.saturating_sub(has));
+        let lost = (0..count).map(|ahead| self.fill.written(ahead));
+        free.extend(
+            lost.filter_map(|address| self.umem.claim(address, self.receiving)).map(|(chunk, _)| chunk),
+        );
+        self.filled -= (free.len() - before) as u32;
+        let between = free.len();
+        let has = self.tx.submitted().wrapping_sub(self.completion.released());
+        let count = self.tx.room(self.unsent.saturating_sub(has));
+        let lost = (0..count).map(|ahead| self.tx.written(ahead).addr);
+        free.extend(
+            lost.filter_map(|address| self.umem.claim(address, self.sending)).map(|(chunk, _)| chunk),
+        );
+        self.unsent -= (free.len() - between) as u32;
+        free[before..].iter().for_each(|chunk| self.umem.settle(chunk));
     }
 
     fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, frags: bool) -> io::Result<Self> {

@@ -24,7 +24,8 @@ impl XdpSocket {
         let count = self.fill.room(u32::try_from(want).unwrap_or(u32::MAX));
         for ahead in 0..count {
             let Some(chunk) = free.pop() else { break };
-            self.fill.write(ahead, self.umem.lend(chunk, self.receiving));
+            self.fill.write(ahead, self.umem.address(&chunk));
+            self.umem.lend(chunk, self.receiving);
         }
         if count > 0 {
             self.fill.submit(count);
@@ -100,8 +101,9 @@ impl XdpSocket {
         for (ahead, piece) in (0..).zip(frames.drain(..whole)) {
             let options = if piece.more { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
             let (offset, len) = (u64::from(piece.offset), piece.len);
-            let addr = self.umem.lend(piece.chunk, self.sending) + offset;
+            let addr = self.umem.address(&piece.chunk) + offset;
             self.tx.write(ahead, XdpDesc { addr, len, options });
+            self.umem.lend(piece.chunk, self.sending);
         }
         if whole > 0 {
             self.tx.submit(whole as u32);

@@ -196,14 +196,21 @@ impl Umem {
         &mut self.bytes_mut(&mut piece.chunk)[range]
     }
 
-    /// Gives a chunk to the ring that `ring` stands for. The answer is its address for the kernel.
+    /// A chunk's address for the kernel.
     #[inline]
-    pub(super) fn lend(&self, chunk: Chunk, ring: u64) -> u64 {
+    pub(super) fn address(&self, chunk: &Chunk) -> u64 {
+        assert_eq!(chunk.umem, self.id, "chunk of another memory");
+        u64::from(chunk.index) * u64::from(self.chunk_size)
+    }
+
+    /// Gives a chunk to the ring that `ring` stands for, in which its address is written already: whoever finds it lent and
+    /// not submitted, after this process has ended in between, finds it there.
+    #[inline]
+    pub(super) fn lend(&self, chunk: Chunk, ring: u64) {
         debug_assert_ne!(ring, OURS);
         assert_eq!(chunk.umem, self.id, "chunk of another memory");
         // Release, here and below: another process that has the memory later sees what was before it.
         self.owner(chunk.index).store(ring, Ordering::Release);
-        u64::from(chunk.index) * u64::from(self.chunk_size)
     }
 
     /// The chunk, and the place in it, that an address of the kernel's means, if it is one of those that `ring` was

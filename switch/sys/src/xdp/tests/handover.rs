@@ -1,6 +1,8 @@
 //! One process after another: a socket that is taken over, and one that is opened anew.
 use std::ffi::OsString;
 
+use rustix::net::xdp::{XdpDesc, XdpDescOptions};
+
 use super::*;
 use crate::process::Spawn;
 
@@ -114,6 +116,57 @@ fn chunks_that_were_just_coming_back_are_found() {
         assert_eq!(join(&umem, &pieces[..1]), frame(1, 100));
         assert_eq!(socket.invalid(), 0);
         free.extend(pieces.into_iter().map(|piece| piece.chunk));
+        socket.close().take_back(&mut free);
+        all_there(&free);
+    });
+}
+
+/// A process that ended in the midst of giving chunks to the kernel.
+#[test]
+fn chunks_that_were_not_submitted_are_found() {
+    inside(|| {
+        let (near, far) = pair("a", "b", 1500);
+        let peer = Packets::new(far);
+        let mut port = Port::new(near, Want::Auto, &OPTIONS);
+        // All around the rings, so that the slots name chunks that the kernel has.
+        for number in 0..=255 {
+            peer.send(&frame(number, 100));
+            assert_eq!(port.receive().unwrap(), frame(number, 100));
+            port.send(&frame(number, 100), 100);
+            assert_eq!(peer.receive().unwrap(), frame(number, 100));
+            assert!(within(|| port.socket.complete(&mut port.free) == 1));
+            port.socket.fill(&mut port.free, if number < 250 { 1 } else { 0 });
+        }
+        let Port { mut socket, mut free, map: _map, attachment: _attachment } = port;
+        let umem = Arc::clone(&socket.umem);
+        assert!(within(|| socket.fill.room(6) == 6 && socket.tx.room(6) == 6));
+        for ahead in 0..5 {
+            let (received_in, sent_from) = (free.pop().unwrap(), free.pop().unwrap());
+            socket.fill.write(ahead, umem.address(&received_in));
+            let (addr, len) = (umem.address(&sent_from) + 64, 60);
+            socket.tx.write(ahead, XdpDesc { addr, len, options: XdpDescOptions::empty() });
+            // The last ones are written, and not lent yet.
+            if ahead < 4 {
+                umem.lend(received_in, socket.receiving);
+                umem.lend(sent_from, socket.sending);
+            }
+        }
+        let fds = [socket.as_fd(), umem.as_fd()].map(|fd| fd.try_clone_to_owned().unwrap());
+        drop((socket, free, umem));
+        let [socket, memory] = fds;
+        let (umem, mut free) = Umem::adopt(memory, 4096).unwrap();
+        let mut socket = XdpSocket::adopt(socket, &umem, &OPTIONS, &mut free).unwrap();
+        assert_eq!((free.len(), socket.filled(), socket.unsent()), (134, 122, 0));
+        // It goes on, with all of them.
+        assert_eq!(socket.fill(&mut free, 6), 6);
+        let mut pieces = Vec::new();
+        peer.send(&frame(7, 100));
+        assert!(within(|| socket.receive(&mut pieces, 1) == 1));
+        assert_eq!(socket.send(&mut pieces).unwrap(), 1);
+        socket.kick().unwrap();
+        assert_eq!(peer.receive().unwrap(), frame(7, 100));
+        assert!(within(|| socket.complete(&mut free) == 1));
+        assert_eq!((free.len(), socket.filled(), socket.invalid()), (129, 127, 0));
         socket.close().take_back(&mut free);
         all_there(&free);
     });

@@ -15,7 +15,8 @@ fn a_chunk_has_one_owner() {
         assert!(umem.bytes(chunk).iter().all(|byte| *byte == number));
     }
     let chunk = chunks.pop().unwrap();
-    let (index, address) = (chunk.index(), umem.lend(chunk, RING));
+    let (index, address) = (chunk.index(), umem.address(&chunk));
+    umem.lend(chunk, RING);
     assert_eq!(address, u64::from(index) * 2048);
     // Not what another ring says; not twice; nowhere outside.
     assert_eq!(umem.claim(address, OTHER), None);
