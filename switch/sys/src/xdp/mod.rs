@@ -7,12 +7,14 @@
 //! - `attach`: a program at a device, never in the place of another
 //! - `rings`, `ring`: entries and indices that the kernel sees, too
 //! - `mapping`: memory shared with the kernel
+//! - `sole`: a socket's rings have one user
 mod attach;
 mod mapping;
 mod program;
 mod ring;
 mod rings;
 mod socket;
+mod sole;
 mod transfer;
 mod umem;
 
@@ -20,7 +22,7 @@ pub use crate::link::XdpMode;
 pub use attach::{Attachment, Want, refuse_beside_another};
 pub use program::{Endpoints, Program, XskMap};
 pub use rustix::net::xdp::XdpStatistics;
-pub use socket::{CopyMode, Lent, XdpOptions, XdpSocket};
+pub use socket::{CopyMode, XdpOptions, XdpSocket};
 pub use transfer::MAX_PIECES;
 pub use umem::{CHUNK_SIZES, Chunk, HEADROOM, MAX_SIZE, Piece, Umem};
 

@@ -40,10 +40,16 @@ impl Rings {
 
     /// Maps the rings of a socket that was made with these options; since Linux 6.4 also of one that is bound (`xsk_mmap`).
     pub(super) fn map(fd: BorrowedFd<'_>, options: &XdpOptions) -> io::Result<Self> {
+        let sizes = [options.rx, options.tx, options.fill, options.completion];
+        if !sizes.into_iter().all(u32::is_power_of_two) {
+            let message = "the size of a ring is no power of two";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let XdpMmapOffsets { rx, tx, fr, cr } =
             sockopt::xdp_mmap_offsets(fd).map_err(errno("XDP_MMAP_OFFSETS"))?;
         // SAFETY: the kernel says where the parts of each kind of ring are, and what its entries are is fixed by
-        // `linux/if_xdp.h`; a ring that is smaller than the options say cannot be mapped at this length.
+        // `linux/if_xdp.h`. A ring that is smaller than the options say cannot be mapped at this length; of one that is larger
+        // `XdpSocket::adopt` touches nothing.
         unsafe {
             Ok(Self {
                 rx: map(fd, XDP_PGOFF_RX_RING, &rx, options.rx).map_err(step("map the rx ring"))?,

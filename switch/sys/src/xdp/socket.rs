@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::ring::{Consumer, Mapped, Producer};
 use super::rings::{self, Rings};
+use super::sole::Sole;
 use super::umem::{Chunk, Umem};
 use crate::step::step;
 
@@ -85,6 +86,7 @@ pub struct XdpSocket {
     pub(super) frags: bool,
     pub(super) busy_polls: bool,
     zero_copy: bool,
+    _sole: Sole,
 }
 
 impl XdpSocket {
@@ -120,7 +122,7 @@ impl XdpSocket {
         }
         flags.set(BindFlags::XDP_USE_SG, options.frags);
         let address = SocketAddrXdp::new(flags, device, queue);
-        Self::new(fd, umem, rings, options.frags)?.bind(&address, free)
+        Self::new(fd, umem, rings, options)?.bind(&address, free)
     }
 
     /// Opens a socket for another queue or device that shares this one's registered memory, and its mode and `frags`
@@ -139,16 +141,21 @@ impl XdpSocket {
         let rings = Rings::create(fd.as_fd(), options)?;
         let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, device, queue);
         let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: self.fd.as_fd() };
-        Self::new(fd, &self.umem, rings, self.frags)?.bind(&address, free)
+        let options = XdpOptions { frags: self.frags, ..*options };
+        Self::new(fd, &self.umem, rings, &options)?.bind(&address, free)
     }
 
     /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
     /// while. `umem` is its memory ([`Umem::adopt`]), `options` those that it was opened with; `free` gets the chunks
-    /// that were just coming back. What was just going out may be out of use until the socket is closed.
+    /// that were just coming back, or just going out.
+    ///
+    /// That the three belong together is seen in the memory: it says of each chunk which socket it was given to, and of
+    /// which sizes that one's rings are. Nothing is touched before.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no AF_XDP socket, or has no room for rings as the options say; `ResourceBusy` on
-    /// kernels before 6.4, which do not map the rings of a bound socket.
+    /// `InvalidInput` when it is no AF_XDP socket, when its rings are not as the options say, and when it has no chunk of
+    /// the memory; `AlreadyExists` while this process has another value of the same socket; `ResourceBusy` on kernels
+    /// before 6.4, which do not map the rings of a bound socket.
     pub fn adopt(
         fd: OwnedFd,
         umem: &Arc<Umem>,
@@ -159,13 +166,17 @@ impl XdpSocket {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an AF_XDP socket"));
         }
         let rings = Rings::map(fd.as_fd(), options)?;
-        let mut socket = Self::new(fd, umem, rings, options.frags)?;
+        let mut socket = Self::new(fd, umem, rings, options)?;
         let ready = socket.rx.available(u32::MAX);
         let received = (0..ready).map(|at| socket.rx.read(at).addr).collect::<Vec<_>>();
         socket.filled = umem.recover(socket.receiving, &received, free);
         let ready = socket.completion.available(u32::MAX);
         let sent = (0..ready).map(|at| socket.completion.read(at)).collect::<Vec<_>>();
         socket.unsent = umem.recover(socket.sending, &sent, free);
+        if socket.filled == 0 && socket.unsent == 0 {
+            let message = "the memory is not this AF_XDP socket's, or its rings have other sizes";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         socket.recover_unsubmitted(free);
         socket.note_mode()
     }
@@ -192,23 +203,25 @@ impl XdpSocket {
         free[before..].iter().for_each(|chunk| self.umem.settle(chunk));
     }
 
-    fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, frags: bool) -> io::Result<Self> {
+    fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, options: &XdpOptions) -> io::Result<Self> {
         // No other socket of this machine has the same, in whatever process.
         let cookie = sockopt::socket_cookie(&fd).map_err(errno("SO_COOKIE"))?;
+        let identity = identity(cookie, options)?;
         Ok(Self {
             umem: Arc::clone(umem),
             rx: Consumer::new(rings.rx),
             tx: Producer::new(rings.tx),
             fill: Producer::new(rings.fill),
             completion: Consumer::new(rings.completion),
-            receiving: cookie << 2,
-            sending: cookie << 2 | 1,
+            receiving: identity << 2,
+            sending: identity << 2 | 1,
             filled: 0,
             unsent: 0,
             invalid: 0,
-            frags,
+            frags: options.frags,
             busy_polls: false,
             zero_copy: false,
+            _sole: Sole::new(cookie)?,
             fd,
         })
     }
@@ -218,7 +231,8 @@ impl XdpSocket {
         match rustix::net::bind(&self.fd, address).map_err(errno("bind")) {
             Ok(()) => self.note_mode(),
             Err(error) => {
-                self.close().take_back(free);
+                // It never was the device's.
+                self.take_back(free);
                 Err(error)
             }
         }
@@ -296,13 +310,15 @@ impl XdpSocket {
         sockopt::set_socket_send_buffer_size_force(&self.fd, bytes).map_err(errno("SO_SNDBUFFORCE"))
     }
 
-    /// Closes it. The chunks that the kernel has are [`Lent`] still.
+    /// Closes it, and takes back what the kernel has. Only in this crate: the device may write to these chunks as long as
+    /// another descriptor of the socket is open, in whatever process, and with zero-copy until the next socket for the queue
+    /// opens, or for some time (`xp_release_deferred`); the kernel has no sign for either.
     ///
     /// The kernel waits for the driver, some 10 ms: not on a worker.
-    pub fn close(self) -> Lent {
-        let rings = [self.receiving, self.sending];
-        let umem = Arc::clone(&self.umem);
-        Lent { umem, rings, zero_copy: self.zero_copy }
+    pub(super) fn take_back(self, free: &mut Vec<Chunk>) {
+        let (umem, rings) = (Arc::clone(&self.umem), [self.receiving, self.sending]);
+        drop(self);
+        umem.take_all(rings, free);
     }
 }
 
@@ -313,27 +329,16 @@ impl AsFd for XdpSocket {
     }
 }
 
-/// Chunks that a closed socket has left in the kernel.
-#[derive(Debug)]
-#[must_use = "chunks that are not taken back are lost"]
-pub struct Lent {
-    umem: Arc<Umem>,
-    rings: [u64; 2],
-    zero_copy: bool,
-}
-
-impl Lent {
-    /// True when the device may still write to them: it ends with the next socket for the queue that opens, or some time
-    /// after the last descriptor was closed (`xp_release_deferred`), for which the kernel has no sign.
-    #[must_use]
-    pub fn is_zero_copy(&self) -> bool {
-        self.zero_copy
+/// What stands for a socket and its rings in the memory, two bits of it for the ring and its state: the cookie, and the
+/// binary logarithms of the sizes.
+fn identity(cookie: u64, options: &XdpOptions) -> io::Result<u64> {
+    let sizes = [options.rx, options.tx, options.fill, options.completion];
+    let sizes = sizes.into_iter().fold(0, |all, size| all << 5 | u64::from(size.trailing_zeros()));
+    // Cookies are counted from 1 on (`linux/cookie.h`).
+    if cookie >= 1 << 42 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket's cookie is too large"));
     }
-
-    /// Takes them back. No other descriptor of the socket may be open, in whatever process.
-    pub fn take_back(self, free: &mut Vec<Chunk>) {
-        self.umem.take_all(self.rings, free);
-    }
+    Ok(cookie << 20 | sizes)
 }
 
 fn socket() -> io::Result<OwnedFd> {

@@ -92,7 +92,7 @@ impl Port {
         let Self { socket, mut free, .. } = self;
         assert_eq!(socket.invalid(), 0);
         assert_eq!(free.len() + socket.filled() + socket.unsent(), CHUNKS as usize);
-        socket.close().take_back(&mut free);
+        socket.take_back(&mut free);
         all_there(&free);
     }
 }

@@ -6,7 +6,9 @@
 //! chunk the memory says, beside the chunks, which socket's ring it was given to; what that ring has not been given
 //! is not taken from it, whatever the kernel writes there.
 //!
-//! The memory is a memfd, and so can be handed to another process together with its sockets.
+//! The memory is a memfd, and so can be handed to another process together with its sockets. In one process there is one
+//! value of it, and of each socket ([`super::XdpSocket::adopt`]). That another process has stopped to use it is between the
+//! two, as with any shared mapping.
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -79,7 +79,7 @@ fn the_other_process() {
     }));
     assert_eq!((socket.invalid(), socket.filled()), (0, 128 - 12));
     assert_eq!(free.len() + socket.filled(), CHUNKS as usize);
-    socket.close().take_back(&mut free);
+    socket.take_back(&mut free);
     all_there(&free);
 }
 
@@ -108,6 +108,7 @@ fn chunks_that_were_just_coming_back_are_found() {
         let [socket, memory] = fds;
         let (umem, mut free) = Umem::adopt(memory, 4096).unwrap();
         assert_eq!(free.len(), 128);
+        let more = [(); 4].map(|()| socket.try_clone().unwrap());
         let mut socket = XdpSocket::adopt(socket, &umem, &OPTIONS, &mut free).unwrap();
         assert_eq!((free.len(), socket.filled()), (129, 127));
         assert!(socket.busy_polls(), "what the socket was told stays");
@@ -116,7 +117,25 @@ fn chunks_that_were_just_coming_back_are_found() {
         assert_eq!(join(&umem, &pieces[..1]), frame(1, 100));
         assert_eq!(socket.invalid(), 0);
         free.extend(pieces.into_iter().map(|piece| piece.chunk));
-        socket.close().take_back(&mut free);
+        // There is one value of a socket, and only with its memory and its own sizes.
+        let [again, smaller, odd, other] = more;
+        let refused = |fd, umem: &Arc<Umem>, options: &XdpOptions| {
+            XdpSocket::adopt(fd, umem, options, &mut Vec::new()).unwrap_err().kind()
+        };
+        assert_eq!(refused(again, &umem, &OPTIONS), std::io::ErrorKind::AlreadyExists);
+        let (fds, free_now) = ([smaller, odd, other], free.len());
+        drop(socket);
+        let [smaller, odd, other] = fds;
+        let half = XdpOptions { fill: 64, ..OPTIONS };
+        assert_eq!(refused(smaller, &umem, &half), std::io::ErrorKind::InvalidInput);
+        let hundred = XdpOptions { fill: 100, ..OPTIONS };
+        assert_eq!(refused(odd, &umem, &hundred), std::io::ErrorKind::InvalidInput);
+        let (others, _chunks) = Umem::create(CHUNKS, 4096).unwrap();
+        let keeps = other.try_clone().unwrap();
+        assert_eq!(refused(other, &others, &OPTIONS), std::io::ErrorKind::InvalidInput);
+        let socket = XdpSocket::adopt(keeps, &umem, &OPTIONS, &mut free).unwrap();
+        assert_eq!(free.len(), free_now);
+        socket.take_back(&mut free);
         all_there(&free);
     });
 }
@@ -167,7 +186,7 @@ fn chunks_that_were_not_submitted_are_found() {
         assert_eq!(peer.receive().unwrap(), frame(7, 100));
         assert!(within(|| socket.complete(&mut free) == 1));
         assert_eq!((free.len(), socket.filled(), socket.invalid()), (129, 127, 0));
-        socket.close().take_back(&mut free);
+        socket.take_back(&mut free);
         all_there(&free);
     });
 }
