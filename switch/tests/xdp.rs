@@ -5,6 +5,7 @@ mod common;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,50 @@ fn what_could_not_leave_leaves_later() {
         }
         assert_eq!(wire.receive(), name);
     }
+}
+
+/// A device above another one, whose queue holds what it is given: nothing comes back sent, and no call fails.
+#[test]
+fn a_device_that_does_not_send_is_noticed() {
+    if !root() {
+        return;
+    }
+    let netns = Netns::create().expect("root");
+    let sh = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().unwrap());
+        let done = netns.run(|| command.args(words).output()).unwrap().unwrap();
+        assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    for line in [
+        "ip link add below type veth peer name far",
+        "ip link set below up",
+        "ip link set far up",
+        "ip link add near link below type macvlan mode bridge",
+        "ip link set near up",
+    ] {
+        sh(line);
+    }
+    let index = || Netlink::new().unwrap().link_by_name("near").unwrap().unwrap().index;
+    let device = netns.run(|| XdpDevice::open(index())).unwrap().unwrap();
+    let send = || {
+        let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(&[7; 1000])).collect();
+        device.send(&frame).unwrap();
+        device.flush()
+    };
+    assert!(!send());
+    until("it to be sent", || device.look() == 0);
+    assert_eq!(device.look(), 0);
+    sh("tc qdisc add dev below root tbf rate 8bit burst 2000 limit 1000000");
+    for _ in 0..10 {
+        assert!(!send());
+    }
+    // The first may have left.
+    until("it to be noticed", || device.look() == 5);
+    sh("tc qdisc del dev below root");
+    until("it to send again", || device.look() == 0);
+    assert!(!send());
+    until("it to be sent", || device.look() == 0);
 }
 
 /// A process that ended before the kernel took what was in the ring.

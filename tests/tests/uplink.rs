@@ -207,6 +207,41 @@ fn a_bridge_as_interface() {
     });
 }
 
+/// An interface above another one, whose queue holds what it is given.
+#[test]
+fn one_that_does_not_send_is_closed() {
+    as_root(|| {
+        let mut lab = Lab::wired(options())?;
+        let cluster = lab.cluster(2);
+        lab.nodes[0].ns.sh(
+            "ip link add ex link eth0 type macvlan mode bridge; ip link set ex up; ip addr flush dev eth0
+             ip addr add 172.30.0.1/24 dev ex; ip addr add fd00:5::1/64 dev ex nodad",
+        )?;
+        for node in &mut lab.nodes {
+            node.write_cluster(&cluster)?;
+            node.start()?;
+        }
+        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        lab.nodes[0].expect_log("ex does not send what it was given");
+        let node = &lab.nodes[0];
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)?;
+        ensure!(uplink(node)?["device"] == "ex", "{}", uplink(node)?);
+        was_by_uplink(node)?;
+        node.ns.sh("tc qdisc add dev eth0 root tbf rate 8bit burst 2000 limit 1000000")?;
+        a.ns.sh(&format!("ping -n -q -c 5 -i 0.1 -W 1 -s 1000 {} || true", b.ip()))?;
+        eventually(15, || {
+            let status = node.weft_json(&["status"])?;
+            let degraded = status["degraded"].to_string();
+            ensure!(status["uplink"].is_null() && degraded.contains("ex does not send"), "{status}");
+            Ok(())
+        })?;
+        ensure!(!node.ns.sh("ip -d link show dev ex")?.contains("xdp"), "the program is still there");
+        // Without it, by the sockets.
+        node.ns.sh("tc qdisc del dev eth0 root")?;
+        talk(&lab, &a.ns, &b.ns, &[b.ip()], false)
+    });
+}
+
 /// Packets longer than the interface's MTU leave in fragments, which the kernel puts together again.
 #[test]
 fn outer_fragments_are_the_kernels() {

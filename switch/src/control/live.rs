@@ -8,6 +8,7 @@
 mod held;
 /// The interface by which VXLAN goes as raw frames.
 mod polling;
+mod stuck;
 mod uplink;
 /// The device by which superframes leave whole.
 mod whole;
@@ -87,6 +88,8 @@ pub struct Live {
     uplink: UplinkState,
     /// AF_XDP sockets are to poll their devices.
     busy_poll: bool,
+    /// Ports whose AF_XDP device does not send.
+    stuck: BTreeSet<String>,
     whole: Whole,
     /// The state of which every underlay was found open.
     complete: Option<Arc<State>>,
@@ -118,6 +121,7 @@ impl Live {
             underlays: BTreeMap::new(),
             uplink: UplinkState::default(),
             busy_poll: false,
+            stuck: BTreeSet::new(),
             whole: Whole::default(),
             complete: None,
             host: HostNetwork::open(record_path(state_dir), internal)?,
@@ -329,6 +333,7 @@ impl Live {
             .collect();
         all.extend(self.host_failed.clone());
         all.extend(self.uplink.degraded());
+        all.extend(self.stuck());
         for (name, open) in &self.ports {
             let (Some(record), Device::Tap(_)) = (state.ports.get(name), &open.live.device) else { continue };
             let wanted = port::offloads(&record.spec.offloads_off).unwrap_or(open.live.offloads);

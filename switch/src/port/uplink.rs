@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use weft_encap::MacAddr;
 use weft_sys::xdp::{Attachment, CopyMode, Endpoints, Program, Want, XdpMode, XskMap, refuse_beside_another};
 
-use super::xdp::queue::{Queue, Shape};
+use super::xdp::queue::{Ends, Queue, Shape};
 pub use tx::Way;
 
 /// Chunks that the kernel has to receive in, for each queue, and so the packets that may wait there.
@@ -243,6 +243,12 @@ impl Uplink {
     /// True when calls on the sockets poll the device, for all queues.
     pub fn busy_polls(&self) -> bool {
         self.queues.iter().all(Queue::busy_polls)
+    }
+
+    /// As [`XdpDevice::look`](super::XdpDevice::look), of the queue that is worst.
+    pub fn look(&self) -> u32 {
+        let look = |queue: &Queue| queue.ends().as_mut().map_or(0, Ends::look);
+        self.queues.iter().map(look).max().unwrap_or(0)
     }
 
     /// Packets that the kernel has dropped because nothing was free to receive them in, or too many waited.

@@ -119,6 +119,12 @@ impl XdpDevice {
         self.queue.busy_polls()
     }
 
+    /// For how many calls in a row nothing that was sent has left the device, though there is something and it is up. To be
+    /// called at leisure.
+    pub fn look(&self) -> u32 {
+        self.queue.ends().as_mut().map_or(0, Ends::look)
+    }
+
     /// Frames that the kernel had no room for since the socket was opened.
     pub fn dropped(&self) -> u64 {
         self.queue.statistics().map_or(0, |it| it.rx_dropped + it.rx_ring_full.unwrap_or(0))

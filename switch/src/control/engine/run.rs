@@ -348,8 +348,11 @@ impl Engine {
             });
         }
         let state = Arc::clone(&self.state);
-        if self.live.retry(&state) | self.live.tend_uplink(&state) {
+        let (stuck, without_uplink) = self.live.look_at_queues();
+        if self.live.retry(&state) | self.live.tend_uplink(&state) | without_uplink {
             self.rebuild();
+        } else if stuck {
+            self.show();
         }
         if self.ticks.is_multiple_of(FIREWALL_TICKS) && state.node.internal.is_some() {
             self.live.host().check_firewall();

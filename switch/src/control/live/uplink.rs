@@ -288,6 +288,15 @@ impl Live {
         open.uplink.follow(ways);
     }
 
+    /// VXLAN goes by UDP sockets for as long as can be between two tries: they may have another queue.
+    pub(super) fn end_stuck_uplink(&mut self) {
+        let Some(open) = &self.uplink.open else { return };
+        let why = format!("{} does not send what it was given", open.device);
+        self.close_uplink();
+        self.uplink.fail(why, false);
+        (self.uplink.rests, self.uplink.last_rest) = (LONGEST_REST, LONGEST_REST);
+    }
+
     fn close_uplink(&mut self) {
         let open = self.uplink.open.take();
         self.sync();

@@ -76,6 +76,12 @@ pub(crate) struct Ends {
     /// Frames may have several chunks.
     frags: bool,
     shape: Shape,
+    /// The device was down when it was last to send.
+    is_down: bool,
+    /// Chunks that came back from sending so far; as many as that at the last look, and looks without any since.
+    returned: u64,
+    returned_before: u64,
+    looks: u32,
 }
 
 impl Queue {
@@ -200,6 +206,10 @@ impl Ends {
             sending: Vec::with_capacity(shape.sending as usize),
             frags,
             shape,
+            is_down: false,
+            returned: 0,
+            returned_before: 0,
+            looks: 0,
         };
         ends.free.reserve((shape.receiving + shape.sending) as usize);
         ends.refill();
@@ -261,11 +271,24 @@ impl Ends {
             self.free.extend(self.sending.drain(..).map(|piece| piece.chunk));
         }
         // A device that is down may come up again; one that is gone does not.
-        let waits = match self.socket.kick() {
+        let kicked = self.socket.kick();
+        self.is_down = kicked.is_err();
+        let waits = match kicked {
             Ok(left) => left && self.socket.wants_kick(),
             Err(error) => error.raw_os_error() != Some(libc::ENXIO) && self.socket.wants_kick(),
         };
-        self.socket.complete(&mut self.free);
+        self.returned += self.socket.complete(&mut self.free) as u64;
         waits
+    }
+
+    /// Looks whether what is on its way out comes back sent. For how many looks in a row nothing has, though the device is up.
+    pub(crate) fn look(&mut self) -> u32 {
+        if self.socket.unsent() > 0 {
+            self.flush();
+        }
+        let moves = self.returned != self.returned_before || self.socket.unsent() == 0 || self.is_down;
+        self.looks = if moves { 0 } else { self.looks + 1 };
+        self.returned_before = self.returned;
+        self.looks
     }
 }
