@@ -173,15 +173,44 @@ fn jumbo() {
     });
 }
 
+/// A counter of `ethtool -S`.
+fn statistic(ns: &Namespace, device: &str, name: &str) -> Result<u64> {
+    let all = ns.sh(&format!("ethtool -S {device}"))?;
+    let found = all.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+    found.and_then(|count| count.parse().ok()).with_context(|| format!("no {name} of {device}: {all}"))
+}
+
+/// Each has packets, both ways.
 #[test]
 fn several_queues() {
     as_root(|| {
         let lab =
             Lab::up(Options { queues: 2, config: format!("{AFXDP}workers = 2\n"), ..Options::default() })?;
-        let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
+        let wires = || (1..).zip(&lab.nodes).map(|(number, node)| (format!("v{number}"), node));
+        // A veth's end that has GRO on counts by queue what comes from one without TSO, and the bridge keeps to the queue.
+        for (outer, node) in wires() {
+            node.ns.sh("ethtool -K eth0 tso off")?;
+            lab.underlay.sh(&format!("ethtool -K {outer} gro on"))?;
+        }
+        // Ports are the workers' in turn, and each worker sends by its own queue.
+        let near = [lab.nodes[0].pod("a")?, lab.nodes[0].pod("c")?];
+        let far = [lab.nodes[1].pod("b")?, lab.nodes[1].pod("d")?];
         ensure!(uplink(&lab.nodes[0])?["queues"] == 2, "{}", uplink(&lab.nodes[0])?);
-        talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
-        lab.nodes.iter().try_for_each(was_by_uplink)
+        for (a, b) in near.iter().zip(&far) {
+            talk(&lab, &a.ns, &b.ns, &both(b), true)?;
+        }
+        for (outer, node) in wires() {
+            was_by_uplink(node)?;
+            for queue in [0, 1] {
+                let received = statistic(&node.ns, "eth0", &format!("rx_queue_{queue}_xdp_redirect"))?;
+                let sent = statistic(&lab.underlay, &outer, &format!("rx_queue_{queue}_xdp_packets"))?;
+                ensure!(
+                    received > 100 && sent > 100,
+                    "{outer}, queue {queue}: {received} and {sent} packets"
+                );
+            }
+        }
+        Ok(())
     });
 }
 
