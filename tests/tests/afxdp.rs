@@ -319,6 +319,50 @@ fn what_cannot_be_is_refused() {
     });
 }
 
+/// A device takes another one's place in a change that is refused in its midst, or that takes effect.
+#[test]
+fn a_replaced_device_stays_until_the_change_is_made() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        node.weft(&["add-br", "lan", "gateway=10.9.0.1/24"])?;
+        for kind in ["afxdp", "tap"] {
+            let ns = Namespace::new("x")?;
+            let netns = format!("netns={}", ns.name());
+            ns.sh("ip link add taken type veth peer name other")?;
+            let add =
+                |port: &str, ifname: &str| format!("add-port lan {port} type={kind} {netns} ifname={ifname}");
+            let index = |ifname: &str| ns.sh(&format!("cat /sys/class/net/{ifname}/ifindex"));
+            let weft = |line: &str| {
+                let (code, _, error) = node.weft_line(line)?;
+                ensure!(code == 0, "{line}: {error}");
+                Ok(())
+            };
+            weft(&format!("{} ip=10.9.0.2/24", add("x", "eth0")))?;
+            ping(&ns, "10.9.0.1", 3)?;
+            let before = index("eth0")?;
+            let replaced = format!("del-port x -- {} ip=10.9.0.3/24", add("x", "eth1"));
+            let (code, _, error) = node.weft_line(&format!("{replaced} -- {}", add("y", "taken")))?;
+            ensure!(code != 0 && error.contains("taken"), "{error}");
+            ping(&ns, "10.9.0.1", 3)?;
+            ensure!(index("eth0")? == before, "{kind}: another device");
+            ns.loses("eth1")?;
+            for (from, to, ip) in [("eth0", "eth1", "10.9.0.3"), ("eth1", "eth0", "10.9.0.4")] {
+                weft(&format!("del-port x -- {} ip={ip}/24", add("x", to)))?;
+                ns.loses(from)?;
+                ping(&ns, "10.9.0.1", 3)?;
+            }
+            ensure!(host_ends(node)? == usize::from(kind == "afxdp"), "{:?}", node.links()?);
+            weft("del-port x")?;
+            eventually(3, || {
+                ensure!(host_ends(node)? == 0, "{:?}", node.links()?);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_changed_mtu_is_both_ends() {
     as_root(|| {

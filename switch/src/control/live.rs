@@ -50,8 +50,19 @@ struct Open {
 /// What a change has set aside.
 #[derive(Debug, Default)]
 pub struct Aside {
-    ports: BTreeMap<String, Open>,
+    /// By name; one that was replaced twice, there and back, is here twice.
+    ports: Vec<(String, Open)>,
     underlays: BTreeMap<u16, Arc<Underlay>>,
+}
+
+impl Aside {
+    /// The host's end of a port with an AF_XDP socket, by its index.
+    fn host_end(&self, port: &str, netns: NsId) -> Option<u32> {
+        self.ports.iter().find_map(|(name, open)| match &open.live.device {
+            Device::Xdp(xdp) if name == port && open.live.netns == netns => Some(xdp.device()),
+            _ => None,
+        })
+    }
 }
 
 /// What was learned by opening a device, to be recorded.
@@ -152,15 +163,16 @@ impl Live {
             Step::Destroy(record) => {
                 let name = &record.spec.name;
                 if let Some(open) = self.ports.remove(name) {
-                    aside.ports.insert(name.clone(), open);
+                    aside.ports.push((name.clone(), open));
                 }
                 Ok(None)
             }
             Step::Create(record) => {
                 let name = &record.spec.name;
-                let back = aside.ports.get(name).is_some_and(|open| self.is_device_of(open, record));
-                if let Some(open) = aside.ports.remove(name).filter(|_| back) {
-                    self.ports.insert(name.clone(), open);
+                let mut all = aside.ports.iter();
+                if let Some(at) = all.position(|(of, open)| of == name && self.is_device_of(open, record)) {
+                    let (name, open) = aside.ports.swap_remove(at);
+                    self.ports.insert(name, open);
                     return Ok(None);
                 }
                 let given = netns.get(name);
@@ -373,7 +385,7 @@ impl Live {
     pub fn xdp(&self) -> BTreeMap<String, (String, Arc<XdpDevice>)> {
         let of = |(name, open): (&String, &Open)| {
             let Device::Xdp(xdp) = &open.live.device else { return None };
-            Some((name.clone(), (veth::host_name(name, open.live.netns), Arc::clone(xdp))))
+            Some((name.clone(), (open.live.host.clone(), Arc::clone(xdp))))
         };
         self.ports.iter().filter_map(of).collect()
     }
@@ -473,9 +485,10 @@ impl Live {
             return Err(EffectError::Netns { name: kept.path.clone(), source });
         }
         self.make_room(id, &spec.ifname, aside);
+        let beside = aside.host_end(&record.spec.name, id);
         let deadline = Instant::now() + CLOSING;
         let live = loop {
-            match make(record, &spec, &netns) {
+            match make(record, &spec, &netns, beside) {
                 Err(EffectError::Exists(_))
                     if self.is_closing(id, &spec.ifname) && Instant::now() < deadline =>
                 {
@@ -516,8 +529,8 @@ impl Live {
             open.live.netns == id
                 && open.netns.run(link).is_ok_and(|l| matches!(l, Ok(Some(l)) if l.index == open.live.index))
         };
-        let name = aside.ports.iter().find(|(_, open)| occupies(open)).map(|(name, _)| name.clone());
-        if let Some(open) = name.and_then(|name| aside.ports.remove(&name)) {
+        let at = aside.ports.iter().position(|(_, open)| occupies(open));
+        if let Some((_, open)) = at.map(|at| aside.ports.swap_remove(at)) {
             self.closing.push((id, ifname.to_owned(), Instant::now()));
             self.destroy(open);
         }
@@ -632,9 +645,14 @@ pub fn refusal(of: &str, error: &EffectError) -> ApiError {
 }
 
 /// Makes the device of a port.
-fn make(record: &PortRecord, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+fn make(
+    record: &PortRecord,
+    spec: &DeviceSpec,
+    netns: &Netns,
+    beside: Option<u32>,
+) -> Result<LivePort, EffectError> {
     match record.spec.kind {
-        PortKind::Afxdp => veth::create(&record.spec.name, spec, netns),
+        PortKind::Afxdp => veth::create(&record.spec.name, spec, netns, beside),
         _ => port::create(spec, netns),
     }
 }

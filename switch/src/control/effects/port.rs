@@ -99,6 +99,8 @@ pub struct LivePort {
     pub index: u32,
     /// Offloads that the kernel took.
     pub offloads: Offloads,
+    /// Name of the host's end of a veth pair; a TAP has none.
+    pub host: String,
 }
 
 /// Opens a namespace by what a port's spec calls it: a name below `/run/netns`, a path (with a slash), or a process id.
@@ -357,7 +359,7 @@ fn live(queues: Vec<Tap>, index: u32, netns: &Netns) -> Result<LivePort, EffectE
     let offloads = queues.first().map_or(Offloads::empty(), Tap::offloads);
     let device = TapDevice::new(queues).map_err(EffectError::io("open port"))?;
     let netns = netns.id().map_err(EffectError::io("identify namespace"))?;
-    Ok(LivePort { device: Device::Tap(Arc::new(device)), netns, index, offloads })
+    Ok(LivePort { device: Device::Tap(Arc::new(device)), netns, index, offloads, host: String::new() })
 }
 
 pub(super) fn check(spec: &DeviceSpec) -> Result<TapOptions, EffectError> {

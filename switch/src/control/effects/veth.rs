@@ -24,13 +24,16 @@ const PREFIX: &str = "weft";
 /// Bytes of such a name behind the prefix.
 const DIGITS: usize = 10;
 
-/// Name of the host's end for a port of that namespace: always the same.
-pub fn host_name(port: &str, netns: NsId) -> String {
-    let [_, rest @ ..] = MacAddr::derived(format!("veth of {port} in {netns}").as_bytes()).0;
-    rest.iter().fold(PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"))
+/// Names that the host's end may have for a port of that namespace, always the same: the second one is for a pair that takes
+/// the place of one that is still there.
+pub fn host_names(port: &str, netns: NsId) -> [String; 2] {
+    ["veth", "other veth"].map(|what| {
+        let [_, rest @ ..] = MacAddr::derived(format!("{what} of {port} in {netns}").as_bytes()).0;
+        rest.iter().fold(PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"))
+    })
 }
 
-/// True for what [`host_name`] gives.
+/// True for those that [`host_names`] gives.
 pub fn is_host_name(name: &str) -> bool {
     let digits = name.strip_prefix(PREFIX).unwrap_or_default();
     digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -38,13 +41,14 @@ pub fn is_host_name(name: &str) -> bool {
 
 /// Deletes the host's end of a port, if there is one.
 pub fn remove(port: &str, netns: NsId) {
-    let name = host_name(port, netns);
-    let deleted = Netlink::new().and_then(|mut netlink| match netlink.link_by_name(&name)? {
-        Some(link) => port::ignore_missing(netlink.link_del(link.index)),
-        None => Ok(()),
-    });
-    if let Err(error) = deleted {
-        tracing::warn!(%error, name, "deleting the host's end of a port");
+    for name in host_names(port, netns) {
+        let deleted = Netlink::new().and_then(|mut netlink| match netlink.link_by_name(&name)? {
+            Some(link) => port::ignore_missing(netlink.link_del(link.index)),
+            None => Ok(()),
+        });
+        if let Err(error) = deleted {
+            tracing::warn!(%error, name, "deleting the host's end of a port");
+        }
     }
 }
 
@@ -72,19 +76,35 @@ pub fn reconfigure(
     Ok(())
 }
 
-/// Makes the pair for `port`, the pod's end in `netns`, and opens it.
+/// Makes the pair for `port`, the pod's end in `netns`, and opens it. The pair whose host's end has the index `beside` is
+/// left alone: it is to go in the same change, and comes back if that fails.
 ///
 /// # Errors
 /// [`EffectError::Exists`] when the namespace has an interface of that name. After any error nothing is left.
-pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
+pub fn create(
+    port: &str,
+    spec: &DeviceSpec,
+    netns: &Netns,
+    beside: Option<u32>,
+) -> Result<LivePort, EffectError> {
     port::check(spec)?;
     let id = netns.id().map_err(EffectError::io("identify namespace"))?;
-    let (host, temporary) = (host_name(port, id), port::temporary_name());
     let mut netlink = Netlink::new()?;
-    if let Some(old) = netlink.link_by_name(&host)? {
-        // Of a port that is gone: nobody else has such a name.
-        port::ignore_missing(netlink.link_del(old.index))?;
+    let mut unused = None;
+    for name in host_names(port, id) {
+        match netlink.link_by_name(&name)? {
+            Some(old) if beside == Some(old.index) => {}
+            old => {
+                if let Some(old) = old {
+                    // Of a port that is gone: nobody else has such a name.
+                    port::ignore_missing(netlink.link_del(old.index))?;
+                }
+                unused = unused.or(Some(name));
+            }
+        }
     }
+    let host = unused.ok_or_else(|| EffectError::Exists(port.to_owned()))?;
+    let temporary = port::temporary_name();
     netlink.add_veth_to(&host, spec.mtu, &temporary, netns)?;
     let made = visit(netns, || {
         set_offloads_off(&temporary)?;
@@ -104,8 +124,7 @@ pub fn create(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, 
 pub fn reattach(port: &str, spec: &DeviceSpec, netns: &Netns) -> Result<LivePort, EffectError> {
     port::check(spec)?;
     let mut netlink = Netlink::new()?;
-    let host = host_end(&mut netlink, port, netns)?;
-    let index = pods_end(&host, spec, netns)?;
+    let (host, index) = ends(&mut netlink, port, spec, netns)?;
     port::refit(spec, netns)?;
     open(&mut netlink, &host.name, index, netns)
 }
@@ -121,15 +140,30 @@ pub fn adopt(
     parts: Parts<OwnedFd>,
 ) -> Result<LivePort, EffectError> {
     port::check(spec)?;
-    let host = host_end(&mut Netlink::new()?, port, netns)?;
-    let index = pods_end(&host, spec, netns)?;
+    let (host, index) = ends(&mut Netlink::new()?, port, spec, netns)?;
     let device = XdpDevice::adopt(parts, host.index);
-    live(device.map_err(EffectError::io("take the AF_XDP socket over"))?, index, netns)
+    live(device.map_err(EffectError::io("take the AF_XDP socket over"))?, host.name, index, netns)
 }
 
-fn host_end(netlink: &mut Netlink, port: &str, netns: &Netns) -> Result<Link, EffectError> {
-    let name = host_name(port, netns.id().map_err(EffectError::io("identify namespace"))?);
-    netlink.link_by_name(&name)?.ok_or(EffectError::Missing(name))
+/// The host's end, and the index of the pod's.
+fn ends(
+    netlink: &mut Netlink,
+    port: &str,
+    spec: &DeviceSpec,
+    netns: &Netns,
+) -> Result<(Link, u32), EffectError> {
+    let mut missing = None;
+    for name in host_names(port, netns.id().map_err(EffectError::io("identify namespace"))?) {
+        let Some(host) = netlink.link_by_name(&name)? else {
+            missing = missing.or(Some(EffectError::Missing(name)));
+            continue;
+        };
+        match pods_end(&host, spec, netns) {
+            Ok(index) => return Ok((host, index)),
+            Err(error) => missing = Some(error),
+        }
+    }
+    Err(missing.unwrap_or_else(|| EffectError::Missing(port.to_owned())))
 }
 
 /// The index of the pod's end, which must be what is behind the host's.
@@ -174,10 +208,10 @@ fn open(netlink: &mut Netlink, host: &str, index: u32, netns: &Netns) -> Result<
     }
     let device = XdpDevice::open(link.index).map_err(EffectError::io(format!("open {host}")))?;
     netlink.link_set(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
-    live(device, index, netns)
+    live(device, host.to_owned(), index, netns)
 }
 
-fn live(device: XdpDevice, index: u32, netns: &Netns) -> Result<LivePort, EffectError> {
+fn live(device: XdpDevice, host: String, index: u32, netns: &Netns) -> Result<LivePort, EffectError> {
     let netns = netns.id().map_err(EffectError::io("identify namespace"))?;
-    Ok(LivePort { device: Device::Xdp(Arc::new(device)), netns, index, offloads: Offloads::empty() })
+    Ok(LivePort { device: Device::Xdp(Arc::new(device)), netns, index, offloads: Offloads::empty(), host })
 }
