@@ -8,6 +8,10 @@
 //!
 //! Invariant: a name is held for at most one device of ours, and a device that ends is let go of before it is closed:
 //! a forgotten dup would keep its namespace alive for ever.
+//!
+//! Of a device with several descriptors all are held, or none, as far as there is room. In between, and where the manager's
+//! store ends before ours does, who takes them sees that one is missing: a port by its number of names, the uplink by its
+//! program, which is held last and let go of first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -55,6 +59,19 @@ enum Of {
 }
 
 impl Of {
+    /// The same for all descriptors of one device, and in the order in which devices are held: sockets first, for without them every
+    /// peer is lost, without a device's queue one port's queued packets.
+    fn key(&self) -> (u8, usize) {
+        match self {
+            Of::Underlay(it) => (0, it.as_ptr().addr()),
+            Of::Uplink(it) => (1, it.as_ptr().addr()),
+            Of::TunnelGso(it) => (2, it.as_ptr().addr()),
+            Of::Xdp(it) => (3, it.as_ptr().addr()),
+            Of::Tap(it) => (4, it.as_ptr().addr()),
+            Of::Nobody => (5, 0),
+        }
+    }
+
     fn is(&self, other: &Of) -> bool {
         match (self, other) {
             (Of::Tap(a), Of::Tap(b)) => a.ptr_eq(b),
@@ -140,6 +157,11 @@ impl Holder {
         self.offered.remove(name).unwrap_or_default()
     }
 
+    /// True if there are descriptors of the last run whose name `wanted` takes.
+    pub fn offers(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.offered.keys().any(|name| wanted(name))
+    }
+
     /// Lets go of offers whose name `wanted` denies, and waits until the manager has closed them: until then addresses
     /// and devices are taken.
     pub fn refuse(&mut self, wanted: impl Fn(&str) -> bool) {
@@ -174,12 +196,13 @@ impl Holder {
         self.behind = false;
         let wanted = wanted(devices);
         let stays = |(name, of): (&String, &Of)| wanted.get(name).is_some_and(|(is, _)| of.is(is));
-        let gone: Vec<(String, bool)> = self
+        let mut gone: Vec<(String, bool)> = self
             .held
             .iter()
             .filter(|held| !stays(*held))
             .map(|(name, of)| (name.clone(), matches!(of, Of::Underlay(_))))
             .collect();
+        gone.sort_by_key(|(name, _)| name != UPLINK);
         let mut unbound = false;
         for (name, is_socket) in gone {
             unbound |= self.tell_removed(&name) && is_socket;
@@ -188,20 +211,16 @@ impl Holder {
             // An address is taken until the manager has closed its descriptor, too.
             let _ = barrier(CLOSING);
         }
-        // Sockets first: without them every peer is lost, without a device's queue one port's queued packets.
-        let (sockets, taps): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|(_, (of, _))| matches!(of, Of::Underlay(_)));
-        let mut room = MOST_NAMES.saturating_sub(names_len(self.held.keys().map(String::as_str)));
-        for (name, (of, fd)) in sockets.into_iter().chain(taps) {
-            if self.held.contains_key(&name) || self.behind {
-                continue;
-            }
-            let len = names_len([name.as_str()]);
-            if len > room {
-                self.overflow();
+        let room = MOST_NAMES.saturating_sub(names_len(self.held.keys().map(String::as_str)));
+        let missing = wanted.into_iter().filter(|(name, _)| !self.held.contains_key(name));
+        let (fitting, all) = whole_devices(missing, room);
+        if !all {
+            self.overflow();
+        }
+        for (name, of, fd) in fitting {
+            if self.behind {
                 break;
             }
-            room -= len;
             match notify_with_fds(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd]) {
                 Ok(_) => drop(self.held.insert(name, of)),
                 Err(error) => self.fall_behind(&error),
@@ -277,6 +296,30 @@ impl Holder {
     }
 }
 
+/// What of `missing` fits in `room` bytes of names, in the order in which it is to be held: all of a device, or nothing. False:
+/// not all of it does.
+fn whole_devices<T>(
+    missing: impl Iterator<Item = (String, (Of, T))>,
+    mut room: usize,
+) -> (Vec<(String, Of, T)>, bool) {
+    let mut devices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (name, (of, descriptor)) in missing {
+        devices.entry(of.key()).or_default().push((name, of, descriptor));
+    }
+    let (mut fitting, mut all) = (Vec::new(), true);
+    for mut device in devices.into_values() {
+        let len = names_len(device.iter().map(|(name, ..)| name.as_str()));
+        if len > room {
+            all = false;
+            continue;
+        }
+        room -= len;
+        device.sort_by_key(|(name, ..)| name == UPLINK);
+        fitting.append(&mut device);
+    }
+    (fitting, all)
+}
+
 /// Another descriptor of everything that is open, by name.
 ///
 /// # Errors
@@ -321,3 +364,6 @@ fn wanted(devices: &Devices) -> BTreeMap<String, (Of, BorrowedFd<'_>)> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,3 +105,25 @@ fn every_name_has_its_turn() {
     }
     assert!(live.ended().is_empty());
 }
+
+/// A port's three descriptors, see `Live::adopt`, are of use together; so are an uplink's.
+#[test]
+fn an_uplink_that_is_held_in_part_is_of_no_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let held = |names: &[&str]| {
+        let one = |name: &&str| ((*name).to_owned(), tempfile::tempfile().unwrap().into());
+        let holder = Holder::new(names.iter().map(one).collect());
+        let mut live = Live::new(directory.path(), Some("weft0"), holder).unwrap();
+        live.held_uplink().map(|parts| parts.map(|parts| parts.queues.len()))
+    };
+    let all = ["uplink-program", "uplink-socket-0", "uplink-memory-0", "uplink-socket-1", "uplink-memory-1"];
+    assert_eq!(held(&[]), None);
+    assert_eq!(held(&["tap-a-0"]), None);
+    assert_eq!(held(&all), Some(Ok(2)));
+    assert_eq!(held(&all[..3]), Some(Ok(1)));
+    for missing in 0..all.len() {
+        let names: Vec<&str> =
+            all.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, name)| *name).collect();
+        assert_eq!(held(&names), Some(Err("a descriptor is missing".to_owned())), "{names:?}");
+    }
+}

@@ -138,12 +138,13 @@ impl Live {
         if !self.uplink.is_wanted() {
             return;
         }
-        let Some(parts) = self.held_uplink() else {
+        let Some(held) = self.held_uplink() else {
             self.tend_uplink(state);
             return;
         };
         let endpoints = endpoints(state, self.uplink.address(state));
-        let adopted = self.uplink.find(state).and_then(|(address, local)| {
+        let adopted = held.and_then(|parts| Ok((parts, self.uplink.find(state)?)));
+        let adopted = adopted.and_then(|(parts, (address, local))| {
             let uplink = Uplink::adopt(parts, local.index, local.mtu);
             let uplink = uplink.and_then(|uplink| {
                 if !in_use {
@@ -303,14 +304,26 @@ impl Live {
         port::close(open.map(|open| open.uplink));
     }
 
-    fn held_uplink(&mut self) -> Option<Parts<OwnedFd>> {
+    /// What was held of the last run's; `None`: nothing.
+    ///
+    /// # Errors
+    /// When it is held in part: a queue without a socket would stay without.
+    pub(super) fn held_uplink(&mut self) -> Option<Result<Parts<OwnedFd>, String>> {
+        if !self.holder.offers(holder::is_of_uplink) {
+            return None;
+        }
         let mut one = |name: &str| self.holder.take(name).pop();
-        let program = one(holder::UPLINK)?;
-        let queues = (0..).map_while(|queue| {
-            let [socket, memory] = holder::uplink_names(queue).map(|name| one(&name));
-            Some([socket?, memory?])
-        });
-        Some(Parts { program, queues: queues.collect() })
+        let (program, mut queues, mut is_whole) = (one(holder::UPLINK), Vec::new(), true);
+        while is_whole {
+            match holder::uplink_names(queues.len()).map(|name| one(&name)) {
+                [Some(socket), Some(memory)] => queues.push([socket, memory]),
+                [None, None] => break,
+                _ => is_whole = false,
+            }
+        }
+        let program = program.filter(|_| is_whole && !self.holder.offers(holder::is_of_uplink));
+        let parts = program.map(|program| Parts { program, queues });
+        Some(parts.ok_or_else(|| "a descriptor is missing".to_owned()))
     }
 }
 
