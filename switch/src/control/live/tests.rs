@@ -127,3 +127,12 @@ fn an_uplink_that_is_held_in_part_is_of_no_use() {
         assert_eq!(held(&names), Some(Err("a descriptor is missing".to_owned())), "{names:?}");
     }
 }
+
+#[test]
+fn an_interface_that_takes_tags_off_is_no_uplink() {
+    for hidden in ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"] {
+        assert!(uplink::hides_tags("ice", |feature| feature == hidden));
+        assert!(!uplink::hides_tags("veth", |feature| feature == hidden));
+    }
+    assert!(!uplink::hides_tags("ice", |feature| feature == "tx-vlan-hw-insert"));
+}

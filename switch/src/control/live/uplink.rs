@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use weft_encap::MacAddr;
+use weft_sys::ethtool;
 use weft_sys::link::{self, Netlink, RouteKind};
 use weft_sys::xdp::XdpMode;
 use weft_sys::xfrm::Policies;
@@ -92,6 +93,11 @@ impl UplinkState {
             Some(link) if link.mac.is_none_or(|mac| mac == [0; 6]) => {
                 Err(format!("{} is no Ethernet device", link.name))
             }
+            Some(link) if may_hide_tags(&link.name) => Err(format!(
+                "{0} takes VLAN tags off what it receives, and frames of other VLANs would pass for the underlay's; \
+                 see `ethtool -K {0} rxvlan off`",
+                link.name
+            )),
             Some(_) => Ok((address, local)),
             None => Err(format!("{} is gone", local.device)),
         }
@@ -325,6 +331,19 @@ impl Live {
         let parts = program.map(|program| Parts { program, queues });
         Some(parts.ok_or_else(|| "a descriptor is missing".to_owned()))
     }
+}
+
+/// As [`hides_tags`]. A device that cannot be asked has no such features.
+fn may_hide_tags(name: &str) -> bool {
+    let Ok(device) = ethtool::Device::new(name) else { return false };
+    let driver = device.driver().unwrap_or_default();
+    hides_tags(&driver, |feature| device.has_feature(feature).unwrap_or(false))
+}
+
+/// True for a device that gives the kernel the tag of a frame beside the frame, where neither program nor socket sees it. Of a
+/// veth the features say nothing: what comes out is as it was put in at the other end.
+pub(super) fn hides_tags(driver: &str, has_feature: impl Fn(&str) -> bool) -> bool {
+    driver != "veth" && ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"].into_iter().any(has_feature)
 }
 
 /// What VXLAN is sent to on this node by way of `address`.
