@@ -395,8 +395,7 @@ pub fn purge(config: &Config, keep_ports: bool) -> anyhow::Result<()> {
     let boot_id = weft_sys::machine::boot_id()?;
     let (store, loaded) = Store::open(&config.run_dir, &config.state_dir, &boot_id)?;
     let mut failed = Vec::new();
-    let removed = if keep_ports { None } else { Some(loaded.state.ports.values()) };
-    for port in removed.into_iter().flatten() {
+    for port in loaded.state.ports.values().filter(|port| !(keep_ports && port.is_volatile())) {
         if let Err(error) = remove_device(port) {
             failed.push(format!("port {}: {error}", port.spec.name));
         }

@@ -66,7 +66,7 @@ pub(super) struct FlowCache {
     secret: HashSecret,
 }
 
-/// What every hit reads comes first, in two lines of the processor's cache.
+/// What every hit reads comes first, in two lines of the processor's cache; of what was learned, the proof, too.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Entry {
@@ -219,6 +219,8 @@ impl FlowCache {
         entries.into_iter().map(|entry| entry.dump(worker, now)).collect()
     }
 }
+
+const _: () = assert!(std::mem::offset_of!(Entry, proof) <= 128);
 
 impl Entry {
     /// The full check, once per publication.

@@ -10,6 +10,7 @@ mod peer;
 mod port;
 mod thin;
 
+use left::Who;
 use weft_encap::{Headers, Reason};
 
 use super::counters::Counters;
@@ -74,9 +75,8 @@ impl Out {
             thin::thin(queue, pool, counters);
             match snapshot.ports.get(slot) {
                 Some(port) => {
-                    if port::Turn::new(worker, port, pool, counters, cutter).flush(queue) {
-                        left.note_port(slot);
-                    }
+                    let has_left = port::Turn::new(worker, port, pool, counters, cutter).flush(queue);
+                    left.note(Who::Port(slot), has_left);
                 }
                 None => {
                     count_drops(queue.iter().map(|departure| &departure.frame), Reason::PortDown, counters);
@@ -89,8 +89,12 @@ impl Out {
             match peer.and_then(|peer| Some((peer, &**snapshot.tunnels.underlays.get(peer.underlay)?))) {
                 Some((peer, underlay)) => {
                     let way = snapshot.tunnels.uplink.as_ref().and_then(|uplink| uplink.way(worker, peer));
-                    if (peer::Turn { peer, underlay, way, pool, counters, transmitter }).flush(queue) {
-                        left.note_uplink();
+                    // What goes by sockets says nothing about the uplink.
+                    let is_by_uplink = way.is_some();
+                    let turn = peer::Turn { peer, underlay, way, pool, counters, transmitter };
+                    let has_left = turn.flush(queue);
+                    if is_by_uplink {
+                        left.note(Who::Uplink, has_left);
                     }
                 }
                 None => {
@@ -107,13 +111,13 @@ impl Out {
         !self.left.is_empty()
     }
 
-    /// When it is, on the monotonic clock.
+    /// When it is, on the monotonic clock; in the past before the first call of [`Out::retry`] behind a flush.
     #[inline]
     pub fn due(&self) -> Option<u64> {
         self.left.due()
     }
 
-    /// Has those devices send, if it is time. The first call only sets the time.
+    /// Has those devices send whose time it is. The first call behind a flush only sets the time.
     pub fn retry(&mut self, snapshot: &Snapshot, now: u64) {
         self.left.retry(self.worker, snapshot, now);
     }

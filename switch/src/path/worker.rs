@@ -7,7 +7,8 @@
 //! mostly noise (`noise`) gets small batches, and beyond its share of the time it *rests*, if others are at work. With
 //! nothing ready the worker looks on for a while (the *spin*: a peer that answers within it saves a wake-up of 40
 //! microseconds or more); while bulk frames pass only shortly, and only if it hardly waits for its CPU (control looks
-//! at that). Others on its CPU go first. Then it sleeps without a timeout: an idle switch does nothing.
+//! at that). Others on its CPU go first. Then it sleeps, without a timeout unless a device has frames left
+//! that it did not send: an idle switch does nothing.
 //!
 //! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 

@@ -1,6 +1,6 @@
 //! Two bounded in-process rings, for tests and benches: a port without a kernel.
 //!
-//! Buffers go round between the rings and their spares, so that a measured loop allocates nothing.
+//! Buffers stay in their ring, so that a measured loop allocates nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -117,7 +117,7 @@ impl MemDevice {
         taken
     }
 
-    /// Takes the next frame that the switch has sent.
+    /// Takes the next frame that the switch has sent. The ring is locked while `read` runs: it must not extract another one.
     pub fn extract<R>(&self, read: impl FnOnce(VnetHdr, &[u8]) -> R) -> Option<R> {
         lock(&self.outbound).pop(read)
     }

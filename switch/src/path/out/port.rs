@@ -67,9 +67,8 @@ impl<'a> Turn<'a> {
             }
             at += merged.max(1);
         }
-        let is_left = self.sender.finish();
         self.counters.tx(self.port.slot, self.sent.0, self.sent.1);
-        is_left
+        self.sender.finish()
     }
 
     #[inline]

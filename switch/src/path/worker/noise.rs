@@ -5,7 +5,7 @@
 //! worker's time; beyond, it rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
 //! expense, as every full queue does. Traffic of known flows is no noise, whatever its rate.
 
-use crate::mem::LARGE_BATCH;
+use crate::mem::{BATCH, LARGE_BATCH};
 
 /// Noise of one port may take one in so many nanoseconds.
 const SHARE: u64 = 8;
@@ -32,7 +32,12 @@ impl Noise {
     /// Most frames of the next turn at `now`, where others were last at work at `last_quiet`.
     #[inline]
     pub(super) fn batch(&self, now: u64, last_quiet: u64) -> usize {
-        if self.is_noisy && others_work(now, last_quiet) { NOISY_BATCH } else { LARGE_BATCH }
+        match self.is_noisy {
+            true if others_work(now, last_quiet) => NOISY_BATCH,
+            // Who speaks seldom meets such a turn each time.
+            true => BATCH,
+            false => LARGE_BATCH,
+        }
     }
 
     /// Until when the source rests, if it does at `now`, and others were at work at `last_quiet`.
@@ -98,7 +103,7 @@ mod tests {
         let (mut noise, start, second) = (Noise::default(), 1_000_000_000_000, 1_000_000_000);
         let got = turns(&mut noise, start, second) * TURN;
         assert!((second / SHARE..=second / SHARE + BURST_NS + TURN).contains(&got), "{got}");
-        assert_eq!((noise.batch(start, start), noise.batch(start, 0)), (NOISY_BATCH, LARGE_BATCH));
+        assert_eq!((noise.batch(start, start), noise.batch(start, 0)), (NOISY_BATCH, BATCH));
         let quiet = start + 2 * second;
         assert_eq!(noise.rests_until(quiet, quiet), None);
         assert_eq!(turns(&mut noise, quiet, BURST_NS), BURST_NS / TURN, "all at once");
