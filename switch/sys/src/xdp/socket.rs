@@ -23,7 +23,7 @@ use rustix::net::xdp::{
     SocketAddrXdp, SocketAddrXdpFlags as BindFlags, SocketAddrXdpWithSharedUmem, XdpDesc, XdpOptionsFlags,
     XdpStatistics, XdpUmemReg, XdpUmemRegFlags,
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::ring::{Consumer, Mapped, Producer};
 use super::rings::{self, Rings};
@@ -98,8 +98,8 @@ impl XdpSocket {
     /// # Errors
     /// `ResourceBusy` when the queue has a socket; `EOPNOTSUPP` and others for [`CopyMode::ZeroCopy`] where the driver
     /// cannot; `InvalidInput` for ring sizes that are no powers of two, a queue that the device does not have, and
-    /// `frags` on kernels before 6.6; `PermissionDenied` without CAP_NET_RAW; `ENOBUFS` beyond RLIMIT_MEMLOCK without
-    /// CAP_IPC_LOCK.
+    /// `frags` on kernels before 6.6; `PermissionDenied` without CAP_NET_RAW; `OutOfMemory` beyond RLIMIT_MEMLOCK
+    /// without CAP_IPC_LOCK.
     pub fn open(
         umem: &Arc<Umem>,
         device: u32,
@@ -112,7 +112,13 @@ impl XdpSocket {
         let flags = XdpUmemRegFlags::empty();
         let chunk_size = umem.chunk_size();
         let register = XdpUmemReg { addr, len, chunk_size, headroom: 0, flags, tx_metadata_len: 0 };
-        sockopt::set_xdp_umem_reg(&fd, register).map_err(errno("XDP_UMEM_REG"))?;
+        sockopt::set_xdp_umem_reg(&fd, register).map_err(|error| match error {
+            Errno::NOBUFS => {
+                let message = "XDP_UMEM_REG: more memory than RLIMIT_MEMLOCK lets it lock";
+                io::Error::new(io::ErrorKind::OutOfMemory, message)
+            }
+            other => errno("XDP_UMEM_REG")(other),
+        })?;
         let rings = Rings::create(fd.as_fd(), options)?;
         let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
         match options.copy {
@@ -137,12 +143,27 @@ impl XdpSocket {
         options: &XdpOptions,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
+        let options = XdpOptions { frags: self.frags, ..*options };
+        Self::open_sharing(&self.umem, self.fd.as_fd(), (device, queue), &options, free)
+    }
+
+    /// As [`XdpSocket::open_beside`], by a descriptor of any socket that has this memory: not only the one that registered it. The
+    /// registration lasts as long as one of its sockets does. `frags` must be what the first was opened with.
+    ///
+    /// # Errors
+    /// As [`XdpSocket::open`]; `NotConnected` when the other's device is gone; `InvalidInput` before Linux 5.10.
+    pub fn open_sharing(
+        umem: &Arc<Umem>,
+        with: BorrowedFd<'_>,
+        (device, queue): (u32, u32),
+        options: &XdpOptions,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
         let fd = socket()?;
         let rings = Rings::create(fd.as_fd(), options)?;
         let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, device, queue);
-        let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: self.fd.as_fd() };
-        let options = XdpOptions { frags: self.frags, ..*options };
-        Self::new(fd, &self.umem, rings, &options)?.bind(&address, free)
+        let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: with };
+        Self::new(fd, umem, rings, options)?.bind(&address, free)
     }
 
     /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
@@ -228,12 +249,19 @@ impl XdpSocket {
 
     fn bind(mut self, address: &impl SocketAddrArg, free: &mut Vec<Chunk>) -> io::Result<Self> {
         self.fill(free, usize::MAX);
-        match rustix::net::bind(&self.fd, address).map_err(errno("bind")) {
+        match rustix::net::bind(&self.fd, address) {
             Ok(()) => self.note_mode(),
             Err(error) => {
                 // It never was the device's.
                 self.take_back(free);
-                Err(error)
+                Err(match error {
+                    Errno::BADF => {
+                        let message =
+                            "bind: the socket that it is to share a memory with has lost its device";
+                        io::Error::new(io::ErrorKind::NotConnected, message)
+                    }
+                    other => errno("bind")(other),
+                })
             }
         }
     }
@@ -250,6 +278,27 @@ impl XdpSocket {
     #[must_use]
     pub fn umem(&self) -> &Arc<Umem> {
         &self.umem
+    }
+
+    /// A number that no other socket with this memory has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.receiving
+    }
+
+    /// Closes it when its device is gone, and takes back what the kernel has. A socket that has lost its device never gets
+    /// another, and the kernel does not touch the memory for it any more, whoever has a descriptor of it: `xsk_notifier` has
+    /// waited for who was at it (`xsk_unbind_dev`). Frames on their way are copies. Gives the socket back while the device is
+    /// there, and always with zero-copy.
+    #[must_use = "a socket that is closed with its device keeps its chunks"]
+    pub fn retire(self, free: &mut Vec<Chunk>) -> Option<Self> {
+        // `xsk_check_common`, before anything else.
+        let unbound = matches!(rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT), Err(Errno::NXIO));
+        if self.zero_copy || !unbound {
+            return Some(self);
+        }
+        self.take_back(free);
+        None
     }
 
     /// True when the device reads and writes the memory itself.

@@ -12,12 +12,14 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
+use super::buffer::Buffer;
 use super::mapping::Mapping;
 use crate::step::step;
 
@@ -163,7 +165,7 @@ impl Umem {
     pub fn bytes<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8] {
         // SAFETY: the start is inside, and as many bytes follow. Who has the value has the chunk, and the borrow keeps
         // both; whoever writes borrows it alone.
-        unsafe { std::slice::from_raw_parts(self.place(chunk), self.chunk_size as usize) }
+        unsafe { std::slice::from_raw_parts(self.place(chunk).as_ptr(), self.chunk_size as usize) }
     }
 
     /// A chunk's bytes, to be written.
@@ -174,7 +176,7 @@ impl Umem {
     #[must_use]
     pub fn bytes_mut<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8] {
         // SAFETY: as above; the value is borrowed alone, and there is no second one of the same chunk.
-        unsafe { std::slice::from_raw_parts_mut(self.place(chunk), self.chunk_size as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.place(chunk).as_ptr(), self.chunk_size as usize) }
     }
 
     /// The bytes of a piece.
@@ -196,6 +198,54 @@ impl Umem {
     pub fn piece_mut<'a>(&'a self, piece: &'a mut Piece) -> &'a mut [u8] {
         let range = piece.range();
         &mut self.bytes_mut(&mut piece.chunk)[range]
+    }
+
+    /// True for a buffer that is a chunk of this memory.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, buffer: &Buffer) -> bool {
+        !buffer.is_empty() && self.offset(buffer) < self.count as usize * self.chunk_size as usize
+    }
+
+    /// The chunk that a buffer is.
+    ///
+    /// # Errors
+    /// The buffer, when it is none of this memory.
+    #[inline]
+    pub fn chunk_of(&self, buffer: Buffer) -> Result<Chunk, Buffer> {
+        if !self.has(&buffer) {
+            return Err(buffer);
+        }
+        let index = self.offset(&buffer) / self.chunk_size as usize;
+        // A buffer in this memory is a whole chunk, and drops nothing: from here on this value is the one of that chunk.
+        Ok(Chunk { umem: self.id, index: index as u32 })
+    }
+
+    /// Where in the memory a buffer begins, bytes; beyond its end for what is elsewhere.
+    #[inline]
+    fn offset(&self, buffer: &Buffer) -> usize {
+        buffer.start().addr().get().wrapping_sub(self.mapping.start().addr().get())
+    }
+
+    /// Gives the pages back to the system: what is in them is lost. Appends the chunks to `free` that rings have been given, so that it
+    /// has all that no other list has. Sockets that are open still, in whatever process, keep the pages that they have pinned,
+    /// which are no longer this memory's: they do no harm.
+    ///
+    /// # Errors
+    /// `ResourceBusy`, and nothing is changed, while this process has a socket with it, or another reference.
+    pub fn renew(umem: &Arc<Self>, free: &mut Vec<Chunk>) -> io::Result<()> {
+        if Arc::strong_count(umem) > 1 {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        // Relaxed: no socket, so nobody else writes.
+        let is_lent = |index: &u32| umem.owner(*index).load(Ordering::Relaxed) != OURS;
+        let lent: Vec<u32> = (0..umem.count).filter(is_lent).collect();
+        // Zeros say that this process has a chunk.
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&umem.memory, flags, 0, umem.size() as u64);
+        punched.map_err(io::Error::from).map_err(step("give the memory's pages back"))?;
+        free.extend(lent.into_iter().map(|index| Chunk { umem: umem.id, index }));
+        Ok(())
     }
 
     /// A chunk's address for the kernel.
@@ -282,11 +332,15 @@ impl Umem {
         (self.mapping.start().as_ptr() as u64, length)
     }
 
+    /// A chunk's first byte.
+    ///
+    /// # Panics
+    /// For a chunk of another memory.
     #[inline]
-    fn place(&self, chunk: &Chunk) -> *mut u8 {
+    pub(super) fn place(&self, chunk: &Chunk) -> NonNull<u8> {
         assert_eq!(chunk.umem, self.id, "chunk of another memory");
         // SAFETY: chunks of this memory have indices below `count`, and so many are mapped.
-        unsafe { self.mapping.start().add(chunk.index as usize * self.chunk_size as usize) }.as_ptr()
+        unsafe { self.mapping.start().add(chunk.index as usize * self.chunk_size as usize) }
     }
 
     /// Who has a chunk.
