@@ -41,11 +41,16 @@ pub struct Measured {
     pub lost_percent: f64,
 }
 
-/// Runs an iperf3 client against `to`.
+/// Runs an iperf3 client against `to`. A server that has not ended its last run yet is asked again.
 pub fn iperf(from: &Namespace, to: &str, port: u16, args: &[&str]) -> Result<Measured> {
     let port = port.to_string();
     let args = [&["40", "iperf3", "-c", to, "-p", &port, "-J", "--connect-timeout", "3000"], args].concat();
-    let out = from.run("timeout", &args)?;
+    let out = eventually(10, || {
+        let out = from.run("timeout", &args);
+        let is_busy = out.as_ref().is_ok_and(|out| out.contains("the server is busy running a test"));
+        ensure!(!is_busy, "the iperf3 server is busy");
+        Ok(out)
+    })??;
     let json: Value = serde_json::from_str(&out).context("iperf3 printed no JSON")?;
     let end = &json["end"];
     let received = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };
