@@ -29,6 +29,23 @@ fn find(value: &Value, is: &dyn Fn(&Value) -> bool) -> Option<Value> {
     }
 }
 
+/// Frames between two pods of a node go in the chunk of memory in which they come.
+fn passes(node: &Node, from: &Pod, to: &Pod) -> Result<()> {
+    let before = node.total("xdp_passed")?;
+    ping(&from.ns, &to.ip(), 20)?;
+    let passed = node.total("xdp_passed")? - before;
+    ensure!(passed >= 40, "{passed} of 40 frames were passed\n{}", node.weft(&["stats"])?);
+    Ok(())
+}
+
+/// The number of a port's memory, and how many ports have it.
+fn memory(node: &Node, pod: &Pod) -> Result<(u64, u64)> {
+    let port = port(node, pod)?;
+    let shared = &port["xdp"]["shared"];
+    let of = |key: &str| shared[key].as_u64().with_context(|| format!("no {key} in {port}"));
+    Ok((of("number")?, of("ports")?))
+}
+
 fn one_node() -> Result<Lab> {
     Lab::up(Options { nodes: 1, ..Options::default() })
 }
@@ -47,6 +64,7 @@ fn pods_of_one_node() {
         );
         let show = node.weft(&["show"])?;
         ensure!(show.contains("native copy at weft"), "{show}");
+        ensure!(show.contains(", 3.2 MB of 25.3 MB in memory 0 of 2 ports locked"), "{show}");
         let status = node.weft_json(&["status"])?;
         // What the pod's kernel leaves to its device would be lost.
         let features = a.ns.sh("ethtool -k eth0")?;
@@ -57,6 +75,7 @@ fn pods_of_one_node() {
         }
         ensure!(status["degraded"].as_array().is_some_and(Vec::is_empty), "{status}");
         talk(&lab, &a.ns, &b.ns, &both(&b), true)?;
+        passes(node, &a, &b)?;
         talk(&lab, &a.ns, &tap.ns, &both(&tap), true)?;
         talk(&lab, &tap.ns, &a.ns, &both(&a), true)?;
         talk(&lab, &node.ns, &a.ns, &both(&a), true)
@@ -208,6 +227,7 @@ fn upgrades_and_crashes_lose_nothing_that_waits() {
                 let lost = 2000 - received(&out).unwrap_or(0);
                 ensure!(lost <= 3, "{lost} lost: {out}{errors}");
             }
+            passes(&lab.nodes[0], &a, &b)?;
             talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
             talk(&lab, &a.ns, &tap.ns, &both(&tap), false)
         })
@@ -228,6 +248,7 @@ fn without_a_keeper_they_come_back_with_a_new_socket() {
             lab.nodes[0].kill()?;
             lab.nodes[0].start()?;
             talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+            passes(&lab.nodes[0], &a, &b)?;
         }
         lab.nodes[0].cni().check(&a.id, &a.ns.path(), &a.result)
     });
@@ -279,10 +300,56 @@ fn ports_end_in_every_way() {
             ensure!(node.descriptors()? == descriptors, "descriptors leak");
             Ok(())
         })?;
+        ensure!(memory(node, &stays)?.1 == 1, "{}", node.weft(&["show"])?);
         let ticks = node.cpu_ticks()?;
         std::thread::sleep(std::time::Duration::from_secs(1));
         ensure!(node.cpu_ticks()? - ticks < 10, "a busy loop");
         ping(&stays.ns, "10.244.1.1", 3)
+    });
+}
+
+/// More than one memory has room for; they come, go, and outlive the daemon.
+#[test]
+fn ports_share_memories() {
+    as_root(|| {
+        let mut lab = Lab::up(Options { nodes: 1, keeper: Some(Vec::new()), ..Options::default() })?;
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        let mut pods = names.iter().map(|name| lab.nodes[0].xdp_pod(name)).collect::<Result<Vec<Pod>>>()?;
+        for (at, pod) in pods.iter().enumerate() {
+            let expected = if at < 8 { (0, 8) } else { (1, 2) };
+            ensure!(memory(&lab.nodes[0], pod)? == expected, "{}", lab.nodes[0].weft(&["show"])?);
+        }
+        for event in ["nothing", "upgrade", "kill"] {
+            match event {
+                "upgrade" => drop(lab.nodes[0].weft(&["upgrade"])?),
+                "kill" => lab.nodes[0].kill_kept()?,
+                _ => {}
+            }
+            let node = &lab.nodes[0];
+            passes(node, &pods[2], &pods[5])?;
+            passes(node, &pods[8], &pods[9])?;
+            hashed_both_ways(&pods[2].ns, &pods[9].ns, &pods[9].ip(), 5)?;
+            // The first of a memory goes, whoever opened it, and another comes in its place.
+            let gone = pods.remove(0);
+            node.cni().del(&gone.id, &gone.ns.path())?;
+            let of = memory(node, &pods[0])?.0;
+            eventually(5, || {
+                let ports = memory(node, &pods[0])?.1;
+                ensure!(ports == 7, "{event}: {ports} ports\n{}", node.weft(&["show"])?);
+                Ok(())
+            })?;
+            let new = node.xdp_pod(&format!("n{event}"))?;
+            ensure!(memory(node, &new)? == (of, 8), "{event}: {}", node.weft(&["show"])?);
+            passes(node, &new, &pods[0])?;
+            pods.insert(7, new);
+        }
+        // All go, and memories start anew.
+        for pod in pods {
+            lab.nodes[0].cni().del(&pod.id, &pod.ns.path())?;
+        }
+        let (a, b) = (lab.nodes[0].xdp_pod("y")?, lab.nodes[0].xdp_pod("z")?);
+        talk(&lab, &a.ns, &b.ns, &both(&b), false)?;
+        passes(&lab.nodes[0], &a, &b)
     });
 }
 

@@ -253,10 +253,24 @@ pub struct XdpInfo {
     /// System calls of the switch poll the device (`SO_PREFER_BUSY_POLL`).
     #[serde(default)]
     pub busy_poll: bool,
-    /// Memory of the port, in bytes, all of it locked.
+    /// Memory that the port may use, in bytes, all of it locked.
     pub memory: u64,
+    /// The memory of several ports of which that is a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedMemory>,
     /// Frames from the port that found no room there, since its socket was opened.
     pub dropped: u64,
+}
+
+/// A memory that AF_XDP ports share. Frames from one to another of the same memory are not copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SharedMemory {
+    /// Its number in this daemon, from 0.
+    pub number: u32,
+    /// Bytes, all of them locked, whether ports use them or not.
+    pub size: u64,
+    /// Ports that share it now.
+    pub ports: u32,
 }
 
 /// Counters of a port since it was made. `rx` is what the switch received from the port.

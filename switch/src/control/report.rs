@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use weft_api::port::{PortCounters, XdpInfo};
+use weft_api::port::{PortCounters, SharedMemory, XdpInfo};
 
 use weft_api::report::{
     DropCount, FdbEntry, FlowEntry, NeighbourEntry, PoolStatus, RouteEntry, Stats, Status, TunnelEntry,
@@ -113,6 +113,11 @@ impl Source for Reporter {
                     zero_copy: xdp.is_zero_copy(),
                     busy_poll: xdp.busy_polls(),
                     memory: xdp.memory() as u64,
+                    shared: xdp.shared().map(|shared| SharedMemory {
+                        number: shared.number as u32,
+                        size: shared.size as u64,
+                        ports: shared.ports as u32,
+                    }),
                     dropped: xdp.dropped(),
                 }),
                 counters: PortCounters {

@@ -5,10 +5,14 @@
 //! frame. A buffer's pages are touched only when a frame reaches them, and the buffer given back last is taken first, so that few
 //! and warm pages serve small loads.
 
+/// Frames that are in a chunk of memory that a device shares with the kernel.
+mod chunk;
+
 use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 
 use weft_encap::{VnetHdr, vnet};
+use weft_sys::xdp::Buffer;
 use zerocopy::{FromZeros, KnownLayout};
 
 use crate::table::{PeerSlot, PortSlot};
@@ -53,8 +57,8 @@ pub struct Frame(Box<Body>);
 /// What a [`Frame`] stands for: it goes from hand to hand as a pointer.
 #[derive(Debug)]
 pub struct Body {
-    buffer: Box<[u8]>,
-    /// Where a fresh frame starts in this buffer.
+    buffer: Buffer,
+    /// Where a fresh frame starts in this buffer; 0 in a chunk.
     home: u32,
     start: u32,
     len: u32,
@@ -93,7 +97,7 @@ impl Frame {
     fn new(index: usize) -> Option<Self> {
         let home = (STAGGER_BYTES * (index % STAGGER_COUNT) + HEADROOM) as u32;
         Some(Frame(Box::new(Body {
-            buffer: <[u8]>::new_box_zeroed_with_elems(CAPACITY).ok()?,
+            buffer: Buffer::zeroed(CAPACITY)?,
             home,
             start: home,
             len: 0,
@@ -225,6 +229,8 @@ pub struct Pool {
     made: usize,
     /// Frames that may be made.
     most: usize,
+    /// For frames in chunks, and those that came back.
+    chunks: chunk::Chunks,
 }
 
 impl Pool {
@@ -233,7 +239,7 @@ impl Pool {
         let mut free = Vec::with_capacity(frames);
         let made = frames.min(MADE_AT_START);
         free.extend((0..made).rev().filter_map(Frame::new));
-        Pool { made: free.len(), free, most: frames }
+        Pool { made: free.len(), free, most: frames, chunks: chunk::Chunks::default() }
     }
 
     /// An empty frame; `None` when all are out: drop what needs it, with `NoBuffer`.
@@ -253,7 +259,8 @@ impl Pool {
     #[inline]
     pub fn give(&mut self, mut frame: Frame) {
         frame.reset();
-        self.free.push(frame);
+        let to = if frame.is_in_chunk() { self.chunks.back() } else { &mut self.free };
+        to.push(frame);
     }
 
     /// Another frame with the same content, vnet header and ingress.

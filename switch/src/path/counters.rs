@@ -58,6 +58,8 @@ totals! {
     UplinkReceived = "uplink_received",
     /// Packets of the tunnel that left as raw frames by the uplink.
     UplinkSent = "uplink_sent",
+    /// Frames that went from one AF_XDP port to another in the chunk of memory in which they came.
+    XdpPassed = "xdp_passed",
     /// Frames that were forwarded by a cached flow.
     CacheHits = "cache_hits",
     /// Frames that were looked at one by one.

@@ -6,6 +6,7 @@
 
 mod left;
 mod order;
+mod pass;
 mod peer;
 mod port;
 mod thin;

@@ -336,6 +336,9 @@ impl Worker {
         if frames > 0 {
             self.note(index);
             let misses = self.forward();
+            if self.pool.has_chunks() {
+                self.take_back(index);
+            }
             let noise = self.sources.noise(index);
             let is_noisy = noise.is_some_and(|noise| {
                 noise.account((frames, misses), self.now, monotonic_ns);
@@ -427,6 +430,15 @@ impl Worker {
         );
         self.out.flush(&self.snapshot, &mut self.pool, counters);
         misses
+    }
+
+    /// Frames that were in their device's own memory are done.
+    #[inline(never)]
+    fn take_back(&mut self, index: usize) {
+        let Some(Kind::Port { slot, .. }) = self.sources.get(index) else { return };
+        if let Some(port) = self.snapshot.ports.get(*slot) {
+            port.device.take_back(&mut self.pool);
+        }
     }
 
     /// The link behind a port was deleted: its descriptor would report errors for ever.

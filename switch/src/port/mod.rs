@@ -144,6 +144,14 @@ impl Device {
         }
     }
 
+    /// Takes back what frames that it had given were in, when all of them are done.
+    #[inline]
+    pub fn take_back(&self, pool: &mut Pool) {
+        if let Device::Xdp(xdp) = self {
+            xdp.take_back(pool);
+        }
+    }
+
     /// What a frame sent to it may still owe. A TAP takes everything, whatever its pod may send.
     #[inline]
     pub fn accepts(&self) -> Offloads {

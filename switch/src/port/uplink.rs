@@ -260,7 +260,7 @@ impl Uplink {
 }
 
 fn shape(mtu: u32) -> Shape {
-    Shape { receiving: RECEIVING, sending: SENDING, mtu }
+    Shape { receiving: RECEIVING, sending: SENDING, mtu, shares: false }
 }
 
 /// A program with its maps: the sockets, none yet, and the endpoints.

@@ -5,21 +5,28 @@
 //! has its offloads off, and what is sent must owe nothing. Socket, memory and program are three descriptors: with them another
 //! process goes on where this one was, with all that waits.
 //!
+//! Ports share memories (`memory`). A frame in one chunk stays in it while the switch decides and edits, and leaves in it by another port
+//! of the same memory; what is longer, or goes elsewhere, is copied.
+//!
 //! A worker locks the device for each batch that it receives, and for each frame that it sends; another one has to wait only
 //! where several workers send to one port.
 
+/// The memories that ports share.
+mod memory;
 /// One socket with its memory, of a port or an uplink.
 pub(super) mod queue;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use weft_encap::vnet;
-use weft_sys::xdp::{Attachment, CopyMode, Program, Want, XdpMode, XskMap};
+use weft_sys::xdp::{Attachment, Buffer, CopyMode, Program, Want, XdpMode, XskMap};
 
 use super::{BATCH_BYTES, Refused, Rx};
-use crate::mem::{Batch, Ingress, Pool};
+use crate::mem::{Batch, Frame, Ingress, Pool};
 use crate::table::PortSlot;
+pub use memory::Shared;
 use queue::{Ends, FORGETTING, Queue, Shape};
 
 /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
@@ -32,6 +39,8 @@ pub const MTU_MAX: u32 = 9216;
 const QUEUE: u32 = 0;
 /// What a frame counts in a batch, bytes.
 const FRAME: usize = 2048;
+/// What a port that ends waits for at most that the kernel has done with its device, which is deleted before.
+const UNBINDING: Duration = Duration::from_secs(1);
 
 /// The descriptors of a device, in the order of [`XdpDevice::descriptors`].
 pub type Parts<T> = [T; 3];
@@ -75,6 +84,12 @@ impl XdpDevice {
         self.queue.activate()
     }
 
+    /// Gives its chunks to others, when its device is deleted and no worker has it any more. False: the device is still there, and
+    /// they follow when it is not. It may wait: not on a worker.
+    pub fn end(&self) -> bool {
+        self.queue.end(UNBINDING)
+    }
+
     /// Socket, memory and link of the program.
     pub fn descriptors(&self) -> Parts<BorrowedFd<'_>> {
         let [socket, memory] = self.queue.descriptors();
@@ -101,9 +116,14 @@ impl XdpDevice {
         self.queue.is_zero_copy()
     }
 
-    /// Bytes of memory, all of them locked.
+    /// Bytes of memory that it may use, all of them locked.
     pub fn memory(&self) -> usize {
         self.queue.memory()
+    }
+
+    /// The memory of which that is a part; `None` before it is activated.
+    pub fn shared(&self) -> Option<Shared> {
+        self.queue.shared()
     }
 
     /// Has calls on the socket poll the device, or not; to be told again after [`XdpDevice::activate`].
@@ -130,15 +150,23 @@ impl XdpDevice {
         self.queue.statistics().map_or(0, |it| it.rx_dropped + it.rx_ring_full.unwrap_or(0))
     }
 
-    /// Adds waiting frames to `batch`.
+    /// Adds waiting frames to `batch`. When they have gone their ways, [`XdpDevice::take_back`] is due.
     pub fn receive(&self, slot: PortSlot, pool: &mut Pool, batch: &mut Batch) -> Rx {
         let mut ends = self.queue.ends();
         let Some(ends) = ends.as_mut() else { return Rx::Drained };
         // A frame that finds no buffer waits in the ring.
         let most = batch.room().min(pool.available()).min(BATCH_BYTES / FRAME);
         let frames = ends.socket.receive(&mut ends.received, most);
-        let mut frame = None;
+        let (mut frame, mut copied, mut goes_on) = (None, false, false);
         for piece in ends.received.drain(..) {
+            let is_whole = !goes_on && !piece.more;
+            goes_on = piece.more;
+            if let Some(share) = ends.share.filter(|_| is_whole) {
+                let range = piece.range();
+                batch.add(pool.in_chunk(Buffer::of(share.umem, piece.chunk), range, Ingress::Port(slot)));
+                continue;
+            }
+            copied = true;
             if frame.is_none() {
                 frame = pool.take();
             }
@@ -152,8 +180,29 @@ impl XdpDevice {
                 batch.add(frame);
             }
         }
-        ends.refill();
+        // What is in chunks comes back later.
+        if copied || frames == 0 {
+            ends.refill();
+        }
         if frames < most { Rx::Drained } else { Rx::More }
+    }
+
+    /// Takes the chunks of frames that came from here, or what others gave for them.
+    pub fn take_back(&self, pool: &mut Pool) {
+        match self.queue.ends().as_mut() {
+            Some(ends) => ends.take_back(pool),
+            None => std::iter::from_fn(|| pool.take_chunk()).for_each(memory::take_back),
+        }
+    }
+
+    /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`XdpDevice::flush`]. False:
+    /// it is to be sent otherwise. What `frame` has afterwards is nothing that may be read.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    #[inline]
+    pub fn pass(&self, frame: &mut Frame) -> Result<bool, Refused> {
+        self.queue.ends().as_mut().ok_or(Refused::Down)?.pass(frame)
     }
 
     /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`XdpDevice::flush`].
@@ -175,4 +224,4 @@ impl XdpDevice {
 }
 
 /// The same for every MTU, which may change.
-const SHAPE: Shape = Shape { receiving: RECEIVING, sending: SENDING, mtu: MTU_MAX };
+const SHAPE: Shape = Shape { receiving: RECEIVING, sending: SENDING, mtu: MTU_MAX, shares: true };

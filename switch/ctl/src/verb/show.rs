@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use weft_api::port::SharedMemory;
 use weft_api::report::{Status, UplinkStatus};
 use weft_api::{BridgeInfo, PortInfo, PortKind, PortState, paths};
 
@@ -115,7 +116,8 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
         "xdp",
         port.xdp.as_ref().map(|xdp| {
             let how = render::xdp(&xdp.mode, xdp.zero_copy);
-            format!("{how} at {}{}", xdp.device, held(xdp.busy_poll, xdp.memory, xdp.dropped))
+            let memory = part(xdp.memory, xdp.shared.as_ref());
+            format!("{how} at {}{}", xdp.device, held(xdp.busy_poll, &memory, xdp.dropped))
         }),
     );
     push("vni", spec.vni.map(|vni| vni.to_string()));
@@ -129,20 +131,28 @@ fn port_fields(port: &PortInfo) -> Vec<(&'static str, String)> {
 fn uplink_fields(uplink: &UplinkStatus) -> Vec<(&'static str, String)> {
     let how = render::xdp(&uplink.mode, uplink.zero_copy);
     vec![
-        ("xdp", how + &held(uplink.busy_poll, uplink.memory, uplink.rx_dropped)),
+        ("xdp", how + &held(uplink.busy_poll, &part(uplink.memory, None), uplink.rx_dropped)),
         ("queues", uplink.queues.to_string()),
         ("peers", format!("{} with a known next hop", uplink.peers)),
     ]
 }
 
 /// What an AF_XDP socket has, and what it had no room for.
-fn held(busy_poll: bool, memory: u64, dropped: u64) -> String {
+fn held(busy_poll: bool, memory: &str, dropped: u64) -> String {
     let polls = if busy_poll { ", busy polling" } else { "" };
     let lost = match dropped {
         0 => String::new(),
         lost => format!(", {lost} without room"),
     };
-    format!("{polls}, {:.1} MB locked{lost}", memory as f64 / 1e6)
+    format!("{polls}, {memory} locked{lost}")
+}
+
+/// How much memory, and of what it is a part.
+fn part(memory: u64, of: Option<&SharedMemory>) -> String {
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let Some(of) = of else { return megabytes(memory) };
+    let ports = render::count(of.ports as usize, "port");
+    format!("{} of {} in memory {} of {ports}", megabytes(memory), megabytes(of.size), of.number)
 }
 
 /// External ids that have a line of their own.

@@ -332,6 +332,11 @@ pub fn destroy(live: LivePort, netns: Option<Netns>) {
                 _ => {}
             }
         }
+        if let Device::Xdp(xdp) = &device
+            && !xdp.end()
+        {
+            tracing::warn!("the device of an AF_XDP port is still there; its memory is kept until it is not");
+        }
         drop(device);
     });
 }

@@ -10,7 +10,7 @@ use super::Departure;
 use super::order::Order;
 use crate::mem::{Frame, MAX_FRAME, Pool};
 use crate::path::counters::{Counters, Total};
-use crate::port::{Refused, Sender};
+use crate::port::{Device, Refused, Sender};
 use crate::table::Port;
 
 /// A worker's buffer for superframes that a device does not take, and its list for putting datagrams in order.
@@ -31,13 +31,13 @@ impl Default for Cutter {
 
 /// One flush of one port's queue.
 pub(super) struct Turn<'a> {
-    port: &'a Port,
+    pub(super) port: &'a Port,
     sender: Sender<'a>,
     pool: &'a mut Pool,
-    counters: &'a Counters,
+    pub(super) counters: &'a Counters,
     cutter: &'a mut Cutter,
     /// Frames that were sent, and their bytes.
-    sent: (u64, u64),
+    pub(super) sent: (u64, u64),
 }
 
 impl<'a> Turn<'a> {
@@ -55,6 +55,10 @@ impl<'a> Turn<'a> {
     /// Sends every frame; leaves them in the queue for the caller to give back. True when the device has taken some that
     /// have not left it yet.
     pub(super) fn flush(mut self, queue: &mut [Departure]) -> bool {
+        let port = self.port;
+        if let Device::Xdp(xdp) = &port.device {
+            return self.pass(xdp, queue);
+        }
         let accepts = self.port.device.accepts();
         if self.port.device.coalesces_udp() {
             self.cutter.order.group(queue);
@@ -67,12 +71,18 @@ impl<'a> Turn<'a> {
             }
             at += merged.max(1);
         }
+        self.finish()
+    }
+
+    /// Has what was sent leave, and counts it. True when some has not left yet.
+    #[inline]
+    pub(super) fn finish(self) -> bool {
         self.counters.tx(self.port.slot, self.sent.0, self.sent.1);
         self.sender.finish()
     }
 
-    #[inline]
-    fn single(&mut self, departure: &mut Departure, accepts: Offloads) {
+    #[inline(always)]
+    pub(super) fn single(&mut self, departure: &mut Departure, accepts: Offloads) {
         let sent = if accepts.contains(owes(&departure.frame.vnet)) {
             self.send(&mut departure.frame)
         } else {

@@ -1,23 +1,25 @@
-//! One AF_XDP socket with a memory of its own: what a worker receives and sends by, and the two descriptors by which another
-//! process goes on where this one was.
+//! One AF_XDP socket with its memory, or its account in one that it shares: what a worker receives and sends by, and the two descriptors
+//! by which another process goes on where this one was.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weft_sys::xdp::{Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
+use weft_sys::xdp::{Buffer, Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
 
+use super::memory::{self, Joined, Share, Shared};
+use crate::mem::{Frame, Pool};
 use crate::port::Refused;
 
 /// Bytes of a chunk; longer frames have several. Whatever the MTU is and becomes, who takes a queue over must say the same.
-const CHUNK: u32 = 2048;
+pub(super) const CHUNK: u32 = 2048;
 /// What a new socket waits for at most that an old one of the same queue is forgotten (`xp_release_deferred`: 23 to 48 ms).
 pub(crate) const FORGETTING: Duration = Duration::from_secs(2);
 /// Longest frame of an MTU: Ethernet header and a tag.
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
-const SEND_BUFFER: usize = 4 << 20;
+pub(super) const SEND_BUFFER: usize = 4 << 20;
 /// Frames that one call takes from a device that is polled, and what switches that on ([`XdpSocket::set_busy_poll`]).
 const BUSY_POLL_BUDGET: u16 = 64;
 const BUSY_POLL_US: u32 = 20;
@@ -31,6 +33,8 @@ pub(crate) struct Shape {
     pub(crate) sending: u32,
     /// Longest MTU that the device may come to have, bytes.
     pub(crate) mtu: u32,
+    /// Its chunks are an account in a memory of several ports (see [`memory`]); copies only.
+    pub(crate) shares: bool,
 }
 
 impl Shape {
@@ -39,7 +43,12 @@ impl Shape {
         (self.mtu + FRAME_OVERHEAD) as usize
     }
 
-    fn options(&self, copy: CopyMode) -> XdpOptions {
+    /// All its chunks.
+    pub(super) fn chunks(&self) -> u32 {
+        self.receiving + self.sending
+    }
+
+    pub(super) fn options(&self, copy: CopyMode) -> XdpOptions {
         XdpOptions {
             rx: self.receiving,
             tx: self.sending,
@@ -55,7 +64,7 @@ impl Shape {
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// Both once more, for the poll, and to be held.
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     memory: OwnedFd,
     shape: Shape,
     /// `None`: another process has it still.
@@ -72,10 +81,12 @@ pub(crate) struct Ends {
     pub(crate) received: Vec<Piece>,
     /// A frame of several pieces, for who wants it in one.
     pub(crate) parts: Vec<u8>,
-    sending: Vec<Piece>,
+    pub(super) sending: Vec<Piece>,
     /// Frames may have several chunks.
     frags: bool,
     shape: Shape,
+    /// `None`: the memory is its own.
+    pub(super) share: Option<Share>,
     /// The device was down when it was last to send.
     is_down: bool,
     /// Chunks that came back from sending so far; as many as that at the last look, and looks without any since.
@@ -97,7 +108,12 @@ impl Queue {
         copy: CopyMode,
         patience: Duration,
     ) -> io::Result<Self> {
-        let (umem, mut free) = Umem::create(shape.receiving + shape.sending, CHUNK)?;
+        if shape.shares {
+            let (joined, memory) = memory::open((device, number), shape, patience)?;
+            let socket = Arc::clone(&joined.fd);
+            return Ok(Queue { socket, memory, shape, ends: Mutex::new(Some(Ends::joined(joined, shape))) });
+        }
+        let (umem, mut free) = Umem::create(shape.chunks(), CHUNK)?;
         let mut options = shape.options(copy);
         let end = Instant::now() + patience;
         let socket = loop {
@@ -115,12 +131,12 @@ impl Queue {
         socket.set_send_buffer(SEND_BUFFER)?;
         let (fd, memory) = (socket.as_fd().try_clone_to_owned()?, umem.as_fd().try_clone_to_owned()?);
         let ends = Mutex::new(Some(Ends::new(umem, socket, free, (shape, options.frags))));
-        Ok(Queue { socket: fd, memory, shape, ends })
+        Ok(Queue { socket: Arc::new(fd), memory, shape, ends })
     }
 
     /// Takes over what another process has opened, or held. Nothing is received or sent until [`Queue::activate`].
     pub(crate) fn adopt([socket, memory]: [OwnedFd; 2], shape: Shape) -> Self {
-        Queue { socket, memory, shape, ends: Mutex::new(None) }
+        Queue { socket: Arc::new(socket), memory, shape, ends: Mutex::new(None) }
     }
 
     /// Goes on where the other process was, which must not use it any more.
@@ -129,14 +145,32 @@ impl Queue {
     /// What the descriptors are instead; `ResourceBusy` on kernels before 6.4.
     pub(crate) fn activate(&self) -> io::Result<()> {
         let mut ends = self.ends();
-        if ends.is_none() {
+        // What the other process had put into the ring, and not sent, leaves now.
+        if ends.is_none() && self.shape.shares {
+            let joined = memory::adopt(&self.memory, &self.socket, self.shape)?;
+            ends.insert(Ends::joined(joined, self.shape)).flush();
+        } else if ends.is_none() {
             let (umem, mut free) = Umem::adopt(self.memory.try_clone()?, CHUNK)?;
             let options = self.shape.options(CopyMode::Copy);
             let socket = XdpSocket::adopt(self.socket.try_clone()?, &umem, &options, &mut free)?;
-            // What the other process had put into the ring, and not sent.
             ends.insert(Ends::new(umem, socket, free, (self.shape, true))).flush();
         }
         Ok(())
+    }
+
+    /// Closes it for good, and waits until the chunks of its account are others', as long as `patience` lasts. False: its device is still
+    /// there.
+    pub(crate) fn end(&self, patience: Duration) -> bool {
+        self.close().is_none_or(|share| memory::settle(share, patience))
+    }
+
+    /// What is lent comes back when the device is gone.
+    fn close(&self) -> Option<Share> {
+        let mut ends = self.ends().take()?;
+        let share = ends.share?;
+        ends.free.extend(ends.sending.drain(..).map(|piece| piece.chunk));
+        memory::leave(share, ends.socket, ends.free);
+        Some(share)
     }
 
     /// Longest frame that the device may deliver, bytes.
@@ -160,9 +194,19 @@ impl Queue {
         self.ends().as_ref().is_some_and(|ends| ends.socket.is_zero_copy())
     }
 
-    /// Bytes of memory, all of them locked.
+    /// Bytes of memory that it may use, all of them locked.
     pub(crate) fn memory(&self) -> usize {
-        self.ends().as_ref().map_or(0, |ends| ends.umem.size())
+        let own = |ends: &Ends| match ends.share {
+            Some(_) => ends.umem.size() / ends.umem.count() as usize * ends.shape.chunks() as usize,
+            None => ends.umem.size(),
+        };
+        self.ends().as_ref().map_or(0, own)
+    }
+
+    /// The memory of which that is a part.
+    pub(crate) fn shared(&self) -> Option<Shared> {
+        let share = self.ends().as_ref()?.share?;
+        Some(memory::shared(share))
     }
 
     /// Has calls on the socket poll the device, or not. One that another process has still is told when it is active.
@@ -195,7 +239,18 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Ends {
+    fn joined(joined: Joined, shape: Shape) -> Self {
+        let Joined { share, umem, socket, free, frags, .. } = joined;
+        Ends { share: Some(share), ..Ends::new(umem, socket, free, (shape, frags)) }
+    }
+
     fn new(umem: Arc<Umem>, socket: XdpSocket, free: Vec<Chunk>, (shape, frags): (Shape, bool)) -> Self {
         let mut ends = Ends {
             umem,
@@ -206,12 +261,13 @@ impl Ends {
             sending: Vec::with_capacity(shape.sending as usize),
             frags,
             shape,
+            share: None,
             is_down: false,
             returned: 0,
             returned_before: 0,
             looks: 0,
         };
-        ends.free.reserve((shape.receiving + shape.sending) as usize);
+        ends.free.reserve(shape.chunks() as usize);
         ends.refill();
         ends
     }
@@ -241,6 +297,59 @@ impl Ends {
         if needed > 1 && !self.frags {
             return Err(Refused::TooLong);
         }
+        self.make_room(needed)?;
+        let mut rest = frame;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(rest.len().min(size));
+            let Some(mut chunk) = self.free.pop() else { return Err(Refused::Full) };
+            self.umem.bytes_mut(&mut chunk)[..part.len()].copy_from_slice(part);
+            let more = !behind.is_empty();
+            self.sending.push(Piece { chunk, offset: 0, len: part.len() as u32, more });
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Puts the frame in a chunk of the same memory on its way as it is; it leaves with [`Ends::flush`]. What `frame` has then is a free
+    /// chunk, for the port that it came from. False, and nothing done, for one of another memory.
+    ///
+    /// # Errors
+    /// [`Refused::Full`]; the frame stays as it was.
+    #[inline]
+    pub(crate) fn pass(&mut self, frame: &mut Frame) -> Result<bool, Refused> {
+        let Some(Share { umem, .. }) = self.share else { return Ok(false) };
+        if frame.is_empty() || !frame.chunk().is_some_and(|buffer| umem.has(buffer)) {
+            return Ok(false);
+        }
+        self.make_room(1)?;
+        // Both accounts stay what they were: one chunk comes, and one goes.
+        let Some(free) = self.free.pop() else { return Err(Refused::Full) };
+        let (buffer, range) = frame.exchange(Buffer::of(umem, free));
+        if let Ok(chunk) = umem.chunk_of(buffer) {
+            let (offset, len) = (range.start as u32, range.len() as u32);
+            self.sending.push(Piece { chunk, offset, len, more: false });
+        }
+        Ok(true)
+    }
+
+    /// Takes the chunks of frames back that came from here, and gives the kernel as many to receive in as it lacks.
+    #[inline]
+    pub(crate) fn take_back(&mut self, pool: &mut Pool) {
+        while let Some(buffer) = pool.take_chunk() {
+            match self.umem.chunk_of(buffer) {
+                Ok(chunk) => self.free.push(chunk),
+                Err(buffer) => memory::take_back(buffer),
+            }
+        }
+        self.refill();
+    }
+
+    /// Looks that so many chunks may be sent.
+    ///
+    /// # Errors
+    /// [`Refused::Full`].
+    #[inline]
+    fn make_room(&mut self, needed: usize) -> Result<(), Refused> {
         let room = |ends: &Ends| {
             let under_way = ends.socket.unsent() + ends.sending.len();
             (ends.shape.sending as usize).saturating_sub(under_way).min(ends.free.len()) >= needed
@@ -251,15 +360,6 @@ impl Ends {
             if !room(self) {
                 return Err(Refused::Full);
             }
-        }
-        let mut rest = frame;
-        while !rest.is_empty() {
-            let (part, behind) = rest.split_at(rest.len().min(size));
-            let Some(mut chunk) = self.free.pop() else { return Err(Refused::Full) };
-            self.umem.bytes_mut(&mut chunk)[..part.len()].copy_from_slice(part);
-            let more = !behind.is_empty();
-            self.sending.push(Piece { chunk, offset: 0, len: part.len() as u32, more });
-            rest = behind;
         }
         Ok(())
     }
