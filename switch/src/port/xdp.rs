@@ -37,6 +37,8 @@ const SENDING: u32 = 512;
 pub const MTU_MAX: u32 = 9216;
 /// The queue of the device that the socket is for. A veth has one unless it is asked for more.
 const QUEUE: u32 = 0;
+/// Least bytes before a frame that stays in its chunk: for a vnet header, a tag, and outer headers.
+const ROOM: usize = 128;
 /// What a frame counts in a batch, bytes.
 const FRAME: usize = 2048;
 /// What a port that ends waits for at most that the kernel has done with its device, which is deleted before.
@@ -159,7 +161,8 @@ impl XdpDevice {
         let frames = ends.socket.receive(&mut ends.received, most);
         let (mut frame, mut copied, mut goes_on) = (None, false, false);
         for piece in ends.received.drain(..) {
-            let is_whole = !goes_on && !piece.more;
+            // What is before it has room for headers: the kernel leaves 256 bytes.
+            let is_whole = !goes_on && !piece.more && piece.offset as usize >= ROOM;
             goes_on = piece.more;
             if let Some(share) = ends.share.filter(|_| is_whole) {
                 let range = piece.range();

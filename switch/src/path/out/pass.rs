@@ -15,8 +15,8 @@ impl Turn<'_> {
         for departure in queue {
             let frame = &mut departure.frame;
             let bytes = frame.len() as u64;
-            let owes_nothing = frame.vnet == VnetHdr::NONE;
-            let passes = if owes_nothing { xdp.pass(frame) } else { Ok(false) };
+            let may_pass = frame.is_in_chunk() && frame.vnet == VnetHdr::NONE;
+            let passes = if may_pass { xdp.pass(frame) } else { Ok(false) };
             match passes {
                 Ok(true) => {
                     passed += 1;

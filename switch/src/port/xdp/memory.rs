@@ -128,12 +128,12 @@ pub(crate) fn leave(share: Share, socket: XdpSocket, free: Vec<Chunk>) {
     memories().all[share.number].leave(socket, free);
 }
 
-/// Waits until all chunks have come back of the ports of a memory that are closed, as long as `patience` lasts; without ports its
-/// pages are the system's again. False: the device of one is still there.
-pub(crate) fn settle(share: Share, patience: Duration) -> bool {
+/// Waits until all chunks have come back of a port that is closed, as long as `patience` lasts; without ports the memory's pages
+/// are the system's again. False: its device is still there.
+pub(crate) fn settle(share: Share, socket: u64, patience: Duration) -> bool {
     let end = Instant::now() + patience;
     loop {
-        let settled = memories().all[share.number].sweep();
+        let settled = memories().all[share.number].sweep(socket);
         if settled || Instant::now() >= end {
             return settled;
         }
@@ -166,7 +166,7 @@ fn memories() -> MutexGuard<'static, Memories> {
 impl Memories {
     fn open(&mut self, place: (u32, u32), shape: Shape) -> io::Result<(Joined, OwnedFd)> {
         self.all.iter_mut().for_each(|memory| {
-            memory.sweep();
+            memory.sweep(0);
         });
         // The fullest that has room: the more ports a memory has, the more frames are not copied.
         let mut numbers: Vec<usize> = (0..self.all.len()).collect();
@@ -284,12 +284,22 @@ impl Memory {
     }
 
     fn adopt(&mut self, number: usize, fd: &Arc<OwnedFd>, shape: Shape) -> io::Result<Joined> {
-        let mut free = Vec::new();
-        let options = shape.options(CopyMode::Copy);
-        let socket = XdpSocket::adopt(fd.try_clone()?, self.umem, &options, &mut free);
-        // Whatever was just coming back is of no port until it has its account.
-        self.spare.append(&mut free);
-        let socket = socket?;
+        let socket = match self.leaving.iter().position(|socket| socket.is(fd.as_fd())) {
+            // Closed by this process, its device still there.
+            Some(at) => {
+                let socket = self.leaving.remove(at);
+                self.members.retain(|member| member.socket != socket.id());
+                socket
+            }
+            None => {
+                let mut free = Vec::new();
+                let options = shape.options(CopyMode::Copy);
+                let socket = XdpSocket::adopt(fd.try_clone()?, self.umem, &options, &mut free);
+                // Whatever was just coming back is of no port until it has its account.
+                self.spare.append(&mut free);
+                socket?
+            }
+        };
         // All accounts fit, for they did in the process before, and a chunk of a ring is of that port's.
         let lacking = (shape.chunks() as usize).saturating_sub(socket.filled() + socket.unsent());
         let free = self.spare.split_off(self.spare.len().saturating_sub(lacking));
@@ -302,8 +312,9 @@ impl Memory {
         self.leaving.push(socket);
     }
 
-    /// Takes back what closed ports have left behind whose device is gone. Whether there are no others.
-    fn sweep(&mut self) -> bool {
+    /// Takes back what closed ports have left behind whose device is gone. Whether `socket` is not among the others.
+    fn sweep(&mut self, socket: u64) -> bool {
+        let asked = socket;
         for socket in std::mem::take(&mut self.leaving) {
             let id = socket.id();
             match socket.retire(&mut self.spare) {
@@ -315,7 +326,7 @@ impl Memory {
             // It fails only where a memfd cannot have holes: then its pages stay.
             let _ = Umem::renew(self.umem, &mut self.spare);
         }
-        self.leaving.is_empty()
+        self.leaving.iter().all(|socket| socket.id() != asked)
     }
 }
 

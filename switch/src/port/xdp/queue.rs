@@ -161,16 +161,16 @@ impl Queue {
     /// Closes it for good, and waits until the chunks of its account are others', as long as `patience` lasts. False: its device is still
     /// there.
     pub(crate) fn end(&self, patience: Duration) -> bool {
-        self.close().is_none_or(|share| memory::settle(share, patience))
+        self.close().is_none_or(|(share, socket)| memory::settle(share, socket, patience))
     }
 
     /// What is lent comes back when the device is gone.
-    fn close(&self) -> Option<Share> {
+    fn close(&self) -> Option<(Share, u64)> {
         let mut ends = self.ends().take()?;
-        let share = ends.share?;
+        let (share, socket) = (ends.share?, ends.socket.id());
         ends.free.extend(ends.sending.drain(..).map(|piece| piece.chunk));
         memory::leave(share, ends.socket, ends.free);
-        Some(share)
+        Some((share, socket))
     }
 
     /// Longest frame that the device may deliver, bytes.

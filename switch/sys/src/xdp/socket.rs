@@ -23,7 +23,7 @@ use rustix::net::xdp::{
     SocketAddrXdp, SocketAddrXdpFlags as BindFlags, SocketAddrXdpWithSharedUmem, XdpDesc, XdpOptionsFlags,
     XdpStatistics, XdpUmemReg, XdpUmemRegFlags,
 };
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
 use super::ring::{Consumer, Mapped, Producer};
 use super::rings::{self, Rings};
@@ -280,6 +280,13 @@ impl XdpSocket {
         &self.umem
     }
 
+    /// True for a descriptor of this very socket.
+    #[must_use]
+    pub fn is(&self, fd: BorrowedFd<'_>) -> bool {
+        let cookie = sockopt::socket_cookie(fd);
+        cookie.is_ok_and(|cookie| sockopt::socket_cookie(&self.fd) == Ok(cookie))
+    }
+
     /// A number that no other socket with this memory has.
     #[must_use]
     pub fn id(&self) -> u64 {
@@ -287,13 +294,15 @@ impl XdpSocket {
     }
 
     /// Closes it when its device is gone, and takes back what the kernel has. A socket that has lost its device never gets
-    /// another, and the kernel does not touch the memory for it any more, whoever has a descriptor of it: `xsk_notifier` has
-    /// waited for who was at it (`xsk_unbind_dev`). Frames on their way are copies. Gives the socket back while the device is
+    /// another, and the kernel does not touch the memory for it any more, whoever has a descriptor of it: a device is closed and its
+    /// receivers have ended before it is unbound, and senders hold the lock that unbinding takes (`xsk_notifier`). Frames on their
+    /// way are copies. Gives the socket back while the device is
     /// there, and always with zero-copy.
     #[must_use = "a socket that is closed with its device keeps its chunks"]
     pub fn retire(self, free: &mut Vec<Chunk>) -> Option<Self> {
         // `xsk_check_common`, before anything else.
-        let unbound = matches!(rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT), Err(Errno::NXIO));
+        let asked = rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
+        let unbound = matches!(asked, Err(Errno::NXIO));
         if self.zero_copy || !unbound {
             return Some(self);
         }

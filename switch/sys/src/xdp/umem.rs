@@ -232,7 +232,8 @@ impl Umem {
     /// which are no longer this memory's: they do no harm.
     ///
     /// # Errors
-    /// `ResourceBusy`, and nothing is changed, while this process has a socket with it, or another reference.
+    /// `ResourceBusy`, and nothing is changed, while this process has a socket with it, or another reference, or a chunk that is
+    /// not in `free`: somebody may be reading it.
     pub fn renew(umem: &Arc<Self>, free: &mut Vec<Chunk>) -> io::Result<()> {
         if Arc::strong_count(umem) > 1 {
             return Err(io::ErrorKind::ResourceBusy.into());
@@ -240,6 +241,9 @@ impl Umem {
         // Relaxed: no socket, so nobody else writes.
         let is_lent = |index: &u32| umem.owner(*index).load(Ordering::Relaxed) != OURS;
         let lent: Vec<u32> = (0..umem.count).filter(is_lent).collect();
+        if free.iter().filter(|chunk| chunk.umem == umem.id).count() + lent.len() != umem.count as usize {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         // Zeros say that this process has a chunk.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let punched = rustix::fs::fallocate(&umem.memory, flags, 0, umem.size() as u64);
@@ -304,7 +308,7 @@ impl Umem {
     pub(super) fn recover(&self, ring: u64, waiting: &[u64], free: &mut Vec<Chunk>) -> u32 {
         let size = u64::from(self.chunk_size);
         for index in 0..self.count {
-            // Relaxed: nobody else uses the memory now.
+            // Relaxed: nobody else uses this ring now.
             if self.owner(index).load(Ordering::Relaxed) == ring | CLAIMED {
                 let chunk = Chunk { umem: self.id, index };
                 if waiting.iter().any(|address| address / size == u64::from(index)) {
