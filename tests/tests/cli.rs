@@ -457,15 +457,19 @@ fn a_purge_may_leave_pods_their_ports() {
         lab.nodes[0].start()?;
         let (pod, other) = (lab.nodes[0].pod("p")?, lab.nodes[0].pod("q")?);
         let address = pod.ns.sh("ip -4 -o addr show dev eth0")?;
+        // One of the operator's, on the host: none of a pod's.
+        accepted(&lab.nodes[0], "add-port br0 host")?;
+        ensure!(lab.nodes[0].links()?.contains("host"), "no port on the host");
         lab.nodes[0].stop()?;
         let mut purge = lab.nodes[0].weftd();
         purge.args(["--purge", "--keep-ports"]);
         weft_tests::ns::output(purge)?;
         let links = lab.nodes[0].links()?;
-        ensure!(!links.contains("weft0"), "{links:?}");
+        ensure!(!links.contains("weft0") && !links.contains("host"), "{links:?}");
         ensure!(lab.nodes[0].ns.sh("nft list ruleset")?.is_empty(), "rules were left");
         ensure!(pod.ns.sh("ip -4 -o addr show dev eth0")? == address, "the pod lost its address");
         lab.nodes[0].start()?;
+        ensure!(lab.nodes[0].links()?.contains("host"), "its record was to stay");
         ping(&pod.ns, &other.ip(), 3)?;
         ping(&pod.ns, "172.30.0.1", 2)
     });

@@ -214,20 +214,26 @@ fn several_queues() {
     });
 }
 
+/// Two nodes, the first of which has its underlay's addresses at a device `ex` above `eth0`, which `make` makes.
+fn lab_behind(make: &str) -> Result<Lab> {
+    let mut lab = Lab::wired(options())?;
+    let cluster = lab.cluster(2);
+    lab.nodes[0].ns.sh(&format!(
+        "{make}; ip link set ex up; ip addr flush dev eth0
+         ip addr add 172.30.0.1/24 dev ex; ip addr add fd00:5::1/64 dev ex nodad"
+    ))?;
+    for node in &mut lab.nodes {
+        node.write_cluster(&cluster)?;
+        node.start()?;
+    }
+    Ok(lab)
+}
+
 /// A bridge has no driver that could run the program.
 #[test]
 fn a_bridge_as_interface() {
     as_root(|| {
-        let mut lab = Lab::wired(options())?;
-        let cluster = lab.cluster(2);
-        lab.nodes[0].ns.sh(
-            "ip link add ex type bridge; ip link set eth0 master ex; ip link set ex up; ip addr flush dev eth0
-             ip addr add 172.30.0.1/24 dev ex; ip addr add fd00:5::1/64 dev ex nodad",
-        )?;
-        for node in &mut lab.nodes {
-            node.write_cluster(&cluster)?;
-            node.start()?;
-        }
+        let lab = lab_behind("ip link add ex type bridge; ip link set eth0 master ex")?;
         let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
         let uplink = uplink(&lab.nodes[0])?;
         ensure!(uplink["device"] == "ex" && uplink["mode"] == "generic", "{uplink}");
@@ -240,16 +246,7 @@ fn a_bridge_as_interface() {
 #[test]
 fn one_that_does_not_send_is_closed() {
     as_root(|| {
-        let mut lab = Lab::wired(options())?;
-        let cluster = lab.cluster(2);
-        lab.nodes[0].ns.sh(
-            "ip link add ex link eth0 type macvlan mode bridge; ip link set ex up; ip addr flush dev eth0
-             ip addr add 172.30.0.1/24 dev ex; ip addr add fd00:5::1/64 dev ex nodad",
-        )?;
-        for node in &mut lab.nodes {
-            node.write_cluster(&cluster)?;
-            node.start()?;
-        }
+        let mut lab = lab_behind("ip link add ex link eth0 type macvlan mode bridge")?;
         let (a, b) = (lab.nodes[0].pod("a")?, lab.nodes[1].pod("b")?);
         lab.nodes[0].expect_log("ex does not send what it was given");
         let node = &lab.nodes[0];

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use weft_encap::vnet;
-use weft_sys::xdp::{Attachment, Buffer, CopyMode, Program, Want, XdpMode, XskMap};
+use weft_sys::xdp::{Attachment, Buffer, CopyMode, Program, Want, XdpMode, XskMap, refuse_beside_another};
 
 use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Frame, Ingress, Pool};
@@ -61,6 +61,8 @@ impl XdpDevice {
     /// # Errors
     /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket.
     pub fn open(device: u32) -> io::Result<Self> {
+        // Before there is a socket, which would stay bound as long as there is the device.
+        refuse_beside_another(device)?;
         let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy, FORGETTING)?;
         let sockets = XskMap::new(QUEUE + 1)?;
         sockets.set(QUEUE, queue.descriptor())?;
