@@ -46,6 +46,33 @@ machine() {
 }
 "#;
 
+/// Uninstalls and keeps containers' devices, installs and runs anew, and is theirs again.
+const KEPT: &str = r#"
+run() {
+	WEFT_POD_CIDRS=10.244.0.0/24 weftd 2>"$T/log" &
+	for _ in $(seq 100); do weft status >/dev/null 2>&1 && return; sleep 0.1; done
+	cat "$T/log" && exit 1
+}
+scripts/install.sh >/dev/null
+run
+weft add-port br0 web netns=$POD ip=10.244.0.9/24
+ping -c1 -W2 10.244.0.9
+scripts/install.sh --uninstall --keep-ports
+if ip link show weft0 2>/dev/null; then exit 1; fi
+[ ! -e /usr/local/bin/weftd ]
+nsenter -t $POD -n ip -o addr show dev eth0 | grep -q 10.244.0.9
+scripts/install.sh >/dev/null
+run
+ping -c1 -W2 10.244.0.9
+scripts/install.sh --uninstall
+if nsenter -t $POD -n ip link show eth0 2>/dev/null; then exit 1; fi
+"#;
+
+#[test]
+fn uninstall_may_leave_ports_for_the_next() {
+    as_root(|| machine(KEPT).map(drop));
+}
+
 /// Installs, runs, wires a container, uninstalls; prints the difference.
 const ROUND: &str = r#"
 sleep 1
