@@ -58,14 +58,14 @@ run
 weft add-port br0 web netns=$POD ip=10.244.0.9/24
 ping -c1 -W2 10.244.0.9
 scripts/install.sh --uninstall --keep-ports
-if ip link show weft0 2>/dev/null; then exit 1; fi
+if ip link show weft0; then echo weft0 is there >&2; exit 1; fi
 [ ! -e /usr/local/bin/weftd ]
-nsenter -t $POD -n ip -o addr show dev eth0 | grep -q 10.244.0.9
+nsenter -t $POD -n ip -o addr show dev eth0 | grep 10.244.0.9 >/dev/null
 scripts/install.sh >/dev/null
 run
 ping -c1 -W2 10.244.0.9
 scripts/install.sh --uninstall
-if nsenter -t $POD -n ip link show eth0 2>/dev/null; then exit 1; fi
+if nsenter -t $POD -n ip link show eth0; then echo eth0 is there >&2; exit 1; fi
 "#;
 
 #[test]
