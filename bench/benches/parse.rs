@@ -14,7 +14,7 @@ fn bench(criterion: &mut Criterion) {
     for (name, frame) in &frames {
         group.bench_function(*name, |b| b.iter(|| parse(black_box(frame))));
         let headers = headers(frame);
-        let key = |frame: &[u8]| FlowKey::new(1, &headers, frame).map(|key| key.hash(&secret));
+        let key = |frame: &[u8]| FlowKey::new(1, 0, &headers, frame).map(|key| key.hash(&secret));
         group.bench_function(format!("{name}/key"), |b| b.iter(|| key(black_box(frame))));
         let hash = |frame: &[u8]| flow::flow_hash(&headers, frame);
         group.bench_function(format!("{name}/flow_hash"), |b| b.iter(|| hash(black_box(frame))));

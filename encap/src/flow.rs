@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{Headers, L3, L4, MacAddr, eth, ipv4, ipv6};
 
-/// Everything that decides where a frame goes, in 64 bytes.
+/// Everything that decides where a frame goes, in 56 bytes.
 ///
-/// TTL, TCP flags and segment size are not part of it: a hit checks them itself.
+/// TTL and segment size are not part of it: a hit checks them itself. Nor are ports, but for one that somebody decides by.
 #[derive(Clone, Copy, Debug)]
-pub struct FlowKey([u64; 8]);
+pub struct FlowKey([u64; 7]);
 
 impl PartialEq for FlowKey {
     /// All words at once: the derived comparison calls `memcmp`.
@@ -46,23 +46,21 @@ impl fmt::Debug for HashSecret {
 }
 
 impl FlowKey {
-    /// The key of a frame that came in by `ingress`: a port, or a (peer, VNI) pair, numbered by the caller.
+    /// The key of a frame that came in by `ingress`: a port of the switch, or a (peer, VNI) pair, numbered by the caller.
+    /// `port` is the TCP or UDP port that tells it from others of the same ends; 0: none does.
     ///
-    /// `None` for frames that must be looked at one by one: fragments, ARP, and ICMP other than echo, which covers
-    /// neighbour discovery and errors about other flows.
+    /// `None` for frames that must be looked at one by one: ARP, and ICMP other than echo, which covers neighbour discovery and
+    /// errors.
     #[inline]
-    pub fn new(ingress: u32, headers: &Headers, frame: &[u8]) -> Option<FlowKey> {
-        let second_port = match headers.l4 {
-            L4::Tcp | L4::Udp => headers.dst_port,
-            L4::None if headers.l3 != L3::Arp => 0,
-            L4::Icmp | L4::Icmpv6 if headers.is_echo() => u16::from(headers.icmp_type),
-            L4::None | L4::Icmp | L4::Icmpv6 => return None,
+    pub fn new(ingress: u32, port: u16, headers: &Headers, frame: &[u8]) -> Option<FlowKey> {
+        let has_key = match headers.l4 {
+            L4::Tcp | L4::Udp => true,
+            L4::None => headers.l3 != L3::Arp,
+            L4::Icmp | L4::Icmpv6 => headers.is_echo(),
         };
-        if headers.is_fragment() || headers.source_routed {
+        if !has_key || headers.source_routed {
             return None;
         }
-        // A tag with identifier 0 is not the same as no tag: bit 16 of the tag word says that there is one.
-        let tag = headers.tci.map_or(0, |tci| 0x1_0000 | u64::from(tci));
         let macs = frame.first_chunk::<{ eth::LEN }>()?;
         let (dst, src) = (macs.first_chunk()?, macs.last_chunk()?);
         let ip = match headers.l3 {
@@ -73,11 +71,13 @@ impl FlowKey {
             }
             _ => addresses(headers, frame),
         };
+        let kind = u64::from(headers.ethertype) << 16 | u64::from(headers.proto);
+        // A tag with identifier 0 is not the same as no tag.
+        let (tci, tagged) = headers.tci.map_or((0, 0), |tci| (u64::from(tci), TAGGED));
         Some(FlowKey([
-            u64::from(ingress) << 32 | u64::from(headers.ethertype) << 16 | u64::from(headers.src_port),
-            be48(dst) | u64::from(second_port),
-            be48(src) | u64::from(headers.proto),
-            tag,
+            u64::from(ingress) << 32 | kind | tagged,
+            be48(dst) | tci,
+            be48(src) | u64::from(port),
             ip[0],
             ip[1],
             ip[2],
@@ -90,10 +90,13 @@ impl FlowKey {
     pub fn hash(&self, secret: &HashSecret) -> u64 {
         let (k, s) = (&self.0, &secret.0);
         // Every factor is keyed: one that a sender could make 0 would take its partner out of the hash.
-        let low = mix(k[0] ^ s[0], k[1] ^ s[1]) ^ mix(k[2] ^ s[2], k[3] ^ s[3]);
-        let high = mix(k[4] ^ s[1], k[5] ^ s[2]);
-        // What is not IPv6 has nothing in the last two.
-        let rest = if k[6] | k[7] == 0 { 0 } else { mix(k[6] ^ s[3], k[7] ^ s[0]) };
+        let low = mix(k[0] ^ s[0], k[1] ^ s[1]);
+        let high = mix(k[2] ^ s[2], k[3] ^ s[3]);
+        // What is not IPv6 has nothing in the last three.
+        let rest = match k[4] | k[5] | k[6] {
+            0 => 0,
+            _ => mix(k[4] ^ s[1], k[5] ^ s[2]) ^ mix(k[6] ^ s[3], s[0]),
+        };
         mix(low ^ s[2], high ^ rest ^ s[3])
     }
 
@@ -114,31 +117,26 @@ impl FlowKey {
         let ip = match ethertype {
             eth::IPV4 => {
                 let v4 = |word: u64| IpAddr::V4(Ipv4Addr::from(word as u32));
-                Some((v4(k[4] >> 32), v4(k[4])))
+                Some((v4(k[3] >> 32), v4(k[3])))
             }
             eth::IPV6 => {
                 let v6 = |high: u64, low: u64| {
                     IpAddr::V6(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)))
                 };
-                Some((v6(k[4], k[5]), v6(k[6], k[7])))
+                Some((v6(k[3], k[4]), v6(k[5], k[6])))
             }
             _ => None,
         };
         Fields {
             ingress: self.ingress(),
-            tci: (k[3] & 0x1_0000 != 0).then_some(k[3] as u16),
+            tci: (k[0] & TAGGED != 0).then_some(k[1] as u16),
             dst: mac(k[1]),
             src: mac(k[2]),
             ethertype,
             ip,
-            proto: k[2] as u8,
-            ports: (k[0] as u16, k[1] as u16),
+            proto: k[0] as u8,
+            port: k[2] as u16,
         }
-    }
-
-    /// The key as words.
-    pub fn words(&self) -> &[u64; 8] {
-        &self.0
     }
 }
 
@@ -159,9 +157,12 @@ pub struct Fields {
     pub ip: Option<(IpAddr, IpAddr)>,
     /// IP protocol number, 0 unless IP.
     pub proto: u8,
-    /// Source and destination port; identifier and type of an echo.
-    pub ports: (u16, u16),
+    /// The port that counts; 0: none.
+    pub port: u16,
 }
+
+/// In the first word: there is a tag.
+const TAGGED: u64 = 1 << 8;
 
 /// The hash of a frame's inner flow: addresses, protocol and ports; MAC addresses and ethertype unless IP.
 ///

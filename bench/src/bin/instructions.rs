@@ -95,7 +95,7 @@ fn key_hash() -> usize {
     let headers = headers(&frame);
     counted(&mut || {
         for _ in 0..ROUNDS {
-            used(FlowKey::new(1, &headers, black_box(&frame)).map(|key| key.hash(&secret)));
+            used(FlowKey::new(1, 0, &headers, black_box(&frame)).map(|key| key.hash(&secret)));
         }
     });
     ROUNDS

@@ -4,7 +4,7 @@ use crate::support::Spec;
 
 fn key(ingress: u32, spec: &Spec) -> FlowKey {
     let frame = spec.build();
-    FlowKey::new(ingress, &parse(&frame).unwrap(), &frame).unwrap()
+    FlowKey::new(ingress, 0, &parse(&frame).unwrap(), &frame).unwrap()
 }
 
 fn hash(spec: &Spec) -> u32 {
@@ -18,8 +18,7 @@ fn every_field_tells_flows_apart() {
     let keys = [
         key(1, &base),
         key(2, &base),
-        key(1, &Spec { ports: (40000, 81), ..base.clone() }),
-        key(1, &Spec { ports: (40001, 80), ..base.clone() }),
+        FlowKey::new(1, 1, &parse(&base.build()).unwrap(), &base.build()).unwrap(),
         key(1, &Spec { tcp: true, ..base.clone() }),
         key(1, &Spec { vlan: Some(1), ..base.clone() }),
         key(1, &base.clone().v6()),
@@ -27,24 +26,32 @@ fn every_field_tells_flows_apart() {
     let hashes: std::collections::HashSet<_> =
         keys.iter().map(|key| key.hash(&HashSecret::default())).collect();
     assert_eq!(hashes.len(), keys.len());
-    assert_eq!(key(1, &base), key(1, &Spec { ttl: 3, id: 9, payload: vec![0; 100], ..base.clone() }));
+    let alike = Spec { ttl: 3, id: 9, ports: (40001, 81), payload: vec![0; 100], ..base.clone() };
+    assert_eq!(key(1, &base), key(1, &alike));
+    for at in 0..14 + 20 {
+        let mut frame = base.build();
+        frame[at] ^= 1;
+        let is_address = at < 12 || at >= 14 + 12;
+        let other = parse(&frame).ok().and_then(|headers| FlowKey::new(1, 0, &headers, &frame));
+        assert!(!is_address || other.is_none_or(|other| other != keys[0]), "byte {at}");
+    }
     let mut frame = base.build();
     frame[5] ^= 1;
-    assert_ne!(FlowKey::new(1, &parse(&frame).unwrap(), &frame).unwrap(), keys[0]);
+    assert_ne!(FlowKey::new(1, 0, &parse(&frame).unwrap(), &frame).unwrap(), keys[0]);
     // A tag with identifier 0 is not the same as no tag.
     let mut tagged = base.build();
     tagged.splice(12..12, [0x81, 0, 0, 0]);
-    assert_ne!(FlowKey::new(1, &parse(&tagged).unwrap(), &tagged).unwrap(), keys[0]);
+    assert_ne!(FlowKey::new(1, 0, &parse(&tagged).unwrap(), &tagged).unwrap(), keys[0]);
 }
 
 #[test]
 fn flows_that_collide_under_one_secret_do_not_under_another() {
-    // A destination MAC and port that make one factor of the known secret 0: the source port no longer counts.
-    let spec = |port| Spec { ports: (port, 0x28db), ..Spec::udp4(vec![1]) };
-    let keys = [1, 2].map(|port| {
-        let mut frame = spec(port).build();
+    // A destination MAC and tag that make one factor of the known secret 0: its partner no longer counts.
+    let keys = [1, 2].map(|ingress| {
+        let mut frame = Spec { vlan: Some(0x8db), ..Spec::udp4(vec![1]) }.build();
         frame[..6].copy_from_slice(&[0xe7, 0x03, 0x7e, 0xd1, 0xa0, 0xb4]);
-        FlowKey::new(1, &parse(&frame).unwrap(), &frame).unwrap()
+        frame[14] |= 0x20;
+        FlowKey::new(ingress, 0, &parse(&frame).unwrap(), &frame).unwrap()
     });
     let hashes = |secret: HashSecret| keys.map(|key| key.hash(&secret));
     let [a, b] = hashes(HashSecret::default());
@@ -55,18 +62,14 @@ fn flows_that_collide_under_one_secret_do_not_under_another() {
 
 #[test]
 fn what_needs_a_look_each_time_has_no_key() {
-    let mut frame = Spec { df: false, ..Spec::udp4(vec![0; 16]) }.build();
-    frame[20] = 0x20;
-    ipv4::fill_checksum(&mut frame[14..34]);
-    assert_eq!(FlowKey::new(1, &parse(&frame).unwrap(), &frame), None);
     let mut out = [0u8; 100];
     let mac = MacAddr([2, 0, 0, 0, 0, 1]);
     let len =
         crate::build::arp::request(&mut out, (mac, [10, 0, 0, 1].into()), [10, 0, 0, 2].into()).unwrap();
-    assert_eq!(FlowKey::new(1, &parse(&out[..len]).unwrap(), &out[..len]), None);
+    assert_eq!(FlowKey::new(1, 0, &parse(&out[..len]).unwrap(), &out[..len]), None);
     let sender = (mac, "fe80::1".parse().unwrap());
     let len = crate::build::nd::solicitation(&mut out, sender, "fe80::2".parse().unwrap()).unwrap();
-    assert_eq!(FlowKey::new(1, &parse(&out[..len]).unwrap(), &out[..len]), None);
+    assert_eq!(FlowKey::new(1, 0, &parse(&out[..len]).unwrap(), &out[..len]), None);
 }
 
 #[test]

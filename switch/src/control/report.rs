@@ -352,7 +352,8 @@ fn flow_entry(names: &Names<'_>, flow: &FlowDump) -> FlowEntry {
                 132 => "sctp".to_owned(),
                 other => format!("proto {other}"),
             };
-            format!("{macs} {protocol} {src} {} > {dst} {}", flow.src_port, flow.dst_port)
+            let port = flow.dst_port.map(|port| format!(" port {port}")).unwrap_or_default();
+            format!("{macs} {protocol} {src} > {dst}{port}")
         }
     };
     let target = match flow.target {

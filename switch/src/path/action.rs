@@ -34,8 +34,6 @@ pub(super) struct Action {
     pub(super) tag: TagEdit,
     /// Longest IP packet (or other payload) on the way out, bytes.
     pub(super) mtu: u32,
-    /// Hash of the inner flow, for the tunnel's source port; 0 where the target is a port.
-    pub(super) flow_hash: u32,
 }
 
 impl Action {

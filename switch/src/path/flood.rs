@@ -51,7 +51,6 @@ pub(super) fn run<S: Sink>(
     if !allowed {
         return env.drop(frame, Reason::FloodLimit);
     }
-    let flow_hash = flow::flow_hash(&headers, frame.bytes());
     let mut copies = Copies { frame, headers, gso, pending: None, sent: 0, dropped: false };
     for slot in origin.bridge.members.iter() {
         let Some(port) = env.snapshot.ports.get(*slot) else { continue };
@@ -64,19 +63,19 @@ pub(super) fn run<S: Sink>(
             Device::Segment(peers) => {
                 for peer in peers.iter() {
                     let Some(peer) = env.snapshot.tunnels.get(*peer) else { continue };
-                    copies.to(env, action(FlowTarget::Peer(peer.slot), tag, peer.mtu, flow_hash));
+                    copies.to(env, action(FlowTarget::Peer(peer.slot), tag, peer.mtu));
                 }
             }
             Device::Tap(_) | Device::Xdp(_) | Device::Mem(_) => {
-                copies.to(env, action(FlowTarget::Port(*slot), tag, port.mtu, 0));
+                copies.to(env, action(FlowTarget::Port(*slot), tag, port.mtu));
             }
         }
     }
     copies.finish(env, whom);
 }
 
-fn action(target: FlowTarget, tag: TagEdit, mtu: u32, flow_hash: u32) -> Action {
-    Action { target, macs: None, ttl: false, tag, mtu, flow_hash }
+fn action(target: FlowTarget, tag: TagEdit, mtu: u32) -> Action {
+    Action { target, macs: None, ttl: false, tag, mtu }
 }
 
 /// A frame that goes to many; the last of them gets the frame itself.

@@ -45,11 +45,22 @@ pub(super) fn check(
 /// # Errors
 /// The reason to drop it.
 pub(super) fn check_tunnels(tunnels: &Tunnels, headers: &Headers, frame: &[u8]) -> Result<(), Reason> {
-    if headers.l4 != L4::Udp || tunnels.remotes.is_empty() {
+    if headers.l4 != L4::Udp || !tunnels.remotes.has_port(headers.dst_port) {
         return Ok(());
     }
     let to_peer = |(_, dst)| tunnels.remotes.contains(&SocketAddr::new(dst, headers.dst_port));
     if headers.ip(frame).is_some_and(to_peer) { Err(Reason::GuardTunnel) } else { Ok(()) }
+}
+
+/// The port that decisions about a frame rest on, besides addresses and protocol; 0: none. `None`: it is to be looked at
+/// each time. The rules are those of [`check`] and [`check_tunnels`].
+#[inline]
+pub(super) fn port_that_counts(headers: &Headers, tunnels: &Tunnels) -> Option<u16> {
+    match headers.l4 {
+        L4::Udp if matches!(headers.src_port, DHCP_SERVER | DHCPV6_SERVER) => None,
+        L4::Udp if tunnels.remotes.has_port(headers.dst_port) => Some(headers.dst_port),
+        _ => Some(0),
+    }
 }
 
 /// What a port may call its own.

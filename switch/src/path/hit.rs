@@ -1,6 +1,6 @@
 //! Applying a decision: the edits, in place, and the way out. The whole of the hit tier besides the cache itself.
 
-use weft_encap::{Headers, Reason, edit, vlan};
+use weft_encap::{Headers, Reason, edit, flow, vlan};
 
 use super::action::{Action, TagEdit};
 use super::process::{Env, Sink};
@@ -17,7 +17,10 @@ pub(super) fn run<S: Sink>(env: &mut Env<'_, S>, action: &Action, mut frame: Fra
     }
     match action.target {
         FlowTarget::Port(slot) => env.out.to_port(slot, frame, Some(headers)),
-        FlowTarget::Peer(slot) => env.out.to_peer(slot, frame, headers, action.flow_hash),
+        FlowTarget::Peer(slot) => {
+            let hash = flow::flow_hash(&headers, frame.bytes());
+            env.out.to_peer(slot, frame, headers, hash);
+        }
     }
 }
 

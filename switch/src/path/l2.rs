@@ -62,7 +62,7 @@ pub(super) fn decide<S>(
     if is_back(origin, target) {
         return Verdict::Drop(Reason::SamePort);
     }
-    match way_out(env.snapshot, target, vlan, frame, headers) {
+    match way_out(env.snapshot, target, vlan, headers) {
         Ok(action) => Verdict::Forward(action, basis),
         // A station declared behind a segment as a whole is behind one of its peers.
         Err(Reason::NoNeighbour) => Verdict::Flood(Whom::Unguarded),
@@ -79,14 +79,12 @@ pub(super) fn way_out(
     snapshot: &Snapshot,
     target: FdbTarget,
     vlan: Option<VlanId>,
-    frame: &Frame,
     headers: &Headers,
 ) -> Result<Action, Reason> {
     let (FdbTarget::Port(slot) | FdbTarget::Peer(slot, _)) = target;
     let port = snapshot.ports.get(slot).ok_or(Reason::PortDown)?;
     let tag = egress_tag(port, vlan, headers.tci.is_some()).ok_or(Reason::Vlan)?;
-    let action =
-        Action { target: FlowTarget::Port(slot), macs: None, ttl: false, tag, mtu: port.mtu, flow_hash: 0 };
+    let action = Action { target: FlowTarget::Port(slot), macs: None, ttl: false, tag, mtu: port.mtu };
     match target {
         FdbTarget::Port(_) if port.role == crate::table::Role::Segment => Err(Reason::NoNeighbour),
         FdbTarget::Port(_) => Ok(action),
@@ -96,8 +94,7 @@ pub(super) fn way_out(
             if !belongs {
                 return Err(Reason::PortDown);
             }
-            let flow_hash = flow::flow_hash(headers, frame.bytes());
-            Ok(Action { target: FlowTarget::Peer(peer.slot), mtu: peer.mtu, flow_hash, ..action })
+            Ok(Action { target: FlowTarget::Peer(peer.slot), mtu: peer.mtu, ..action })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The miss tier: everything that decides about a frame, once per flow, and what does not fit a cached action.
 
 use weft_encap::build::error::Problem;
-use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, flow, frag, gso, parse};
+use weft_encap::{Gso, Headers, L3, Reason, VlanId, VnetHdr, frag, gso, parse};
 
 use super::action::{Action, Verdict};
 use super::cache::{FlowCache, Kept, Lookup};
@@ -166,7 +166,7 @@ fn fragment<S: Sink>(
     frame: &Frame,
     headers: &Headers,
 ) -> Result<(), Reason> {
-    let mut sent = Action { macs: None, ttl: false, tag: super::action::TagEdit::Keep, ..*action };
+    let sent = Action { macs: None, ttl: false, tag: super::action::TagEdit::Keep, ..*action };
     let mut fragments = frag::fragments(frame.bytes(), headers, action.mtu as usize)?;
     loop {
         let mut piece = env.pool.take().ok_or(Reason::NoBuffer)?;
@@ -179,8 +179,6 @@ fn fragment<S: Sink>(
         piece.ingress = frame.ingress;
         match parse(piece.bytes()) {
             Ok(headers) => {
-                // Fragments hash without ports, so those made here go the way of those made elsewhere.
-                sent.flow_hash = flow::flow_hash(&headers, piece.bytes());
                 env.counters.add(Total::FragmentsMade, 1);
                 hit::run(env, &sent, piece, headers);
             }

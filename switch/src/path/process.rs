@@ -9,7 +9,7 @@ use super::counters::{Counters, Total};
 use super::limit::Limits;
 use super::out::Out;
 use super::shared::{FlowDump, Settings, Shared};
-use super::{hit, miss};
+use super::{guard, hit, miss};
 use crate::mem::{Batch, Frame, Ingress, Pool};
 use crate::table::{PeerSlot, PortSlot, Snapshot};
 
@@ -152,7 +152,9 @@ fn decide<S: Sink>(
     headers: Headers,
     gso: Gso,
 ) -> Tier {
-    let lookup = FlowKey::new(number(frame.ingress), &headers, frame.bytes()).map(|key| cache.lookup(key));
+    let key = guard::port_that_counts(&headers, &env.snapshot.tunnels)
+        .and_then(|port| FlowKey::new(number(frame.ingress), port, &headers, frame.bytes()));
+    let lookup = key.map(|key| cache.lookup(key));
     if let Some(lookup) = &lookup
         && let Some(action) = cache.find(lookup, env.snapshot, env.shared, env.now)
         && action.suits(&headers, gso)

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_encap::build::error::Problem;
-use weft_encap::{Headers, MacAddr, Reason, flow};
+use weft_encap::{Headers, MacAddr, Reason};
 
 use super::action::{Action, Basis, TagEdit, Verdict};
 use super::origin::{Origin, may_hide_addresses};
@@ -67,10 +67,10 @@ pub(super) fn decide<S: Sink>(
         return Verdict::Drop(punt::refuse(env, origin, frame, headers, problem, Reason::Ttl));
     }
     let outcome = match router.routes.lookup(dst) {
-        Some(NextHop::Tunnel(peer)) => to_peer(env, origin, peer, (frame, headers)),
+        Some(NextHop::Tunnel(peer)) => to_peer(env, origin, peer),
         Some(NextHop::Node) => to_node(env, origin, router),
-        Some(NextHop::Local) => to_neighbour(env, origin, router, dst, (frame, headers)),
-        Some(NextHop::Gateway(gateway)) => to_neighbour(env, origin, router, gateway, (frame, headers)),
+        Some(NextHop::Local) => to_neighbour(env, origin, router, dst, headers),
+        Some(NextHop::Gateway(gateway)) => to_neighbour(env, origin, router, gateway, headers),
         Some(NextHop::Unreachable) | None => {
             Err(Refusal { reason: Reason::NoRoute, told: Some(Problem::NoRoute) })
         }
@@ -140,16 +140,10 @@ fn out_of_node<S>(
         ttl: true,
         tag: TagEdit::Keep,
         mtu: port.mtu,
-        flow_hash: 0,
     })
 }
 
-fn to_peer<S>(
-    env: &Env<'_, S>,
-    origin: &Origin<'_>,
-    slot: PeerSlot,
-    (frame, headers): (&Frame, &Headers),
-) -> Outcome {
+fn to_peer<S>(env: &Env<'_, S>, origin: &Origin<'_>, slot: PeerSlot) -> Outcome {
     if origin.ingress == Ingress::Peer(slot) {
         return Err(Reason::SamePort.into());
     }
@@ -161,7 +155,6 @@ fn to_peer<S>(
         ttl: true,
         tag: TagEdit::Keep,
         mtu: peer.mtu,
-        flow_hash: flow::flow_hash(headers, frame.bytes()),
     };
     Ok((action, Basis::Bridge))
 }
@@ -171,12 +164,11 @@ fn to_neighbour<S: Sink>(
     origin: &Origin<'_>,
     router: &Router,
     ip: IpAddr,
-    (frame, headers): (&Frame, &Headers),
+    headers: &Headers,
 ) -> Outcome {
     if let Some(neighbour) = router.neighbours.get(&ip) {
         let basis = Basis::Neighbour(ip, neighbour.mac);
-        let action =
-            to_station(env, origin.bridge, router, (neighbour.port, neighbour.mac), (frame, headers))?;
+        let action = to_station(env, origin.bridge, router, (neighbour.port, neighbour.mac), headers)?;
         return Ok((action, basis));
     }
     let bridge = origin.bridge;
@@ -184,7 +176,7 @@ fn to_neighbour<S: Sink>(
         if learned.stale && env.limits.search(origin.ingress, env.now_ns) {
             ask(env, origin, router, ip);
         }
-        let action = to_station(env, bridge, router, (learned.port, learned.mac), (frame, headers))?;
+        let action = to_station(env, bridge, router, (learned.port, learned.mac), headers)?;
         return Ok((action, Basis::LearnedNeighbour(ip)));
     }
     // Looking further costs time that grows with the number of ports.
@@ -204,7 +196,7 @@ fn to_station<S>(
     bridge: &Bridge,
     router: &Router,
     (slot, mac): (PortSlot, MacAddr),
-    (frame, headers): (&Frame, &Headers),
+    headers: &Headers,
 ) -> Result<Action, Reason> {
     let port = env.snapshot.ports.get(slot).ok_or(Reason::PortDown)?;
     if port.tag.is_some() {
@@ -215,7 +207,7 @@ fn to_station<S>(
     } else {
         FdbTarget::Port(slot)
     };
-    let action = l2::way_out(env.snapshot, target, None, frame, headers)?;
+    let action = l2::way_out(env.snapshot, target, None, headers)?;
     Ok(Action { macs: Some((mac, router.mac)), ttl: true, ..action })
 }
 

@@ -81,10 +81,8 @@ pub struct FlowDump {
     pub ip: Option<(IpAddr, IpAddr)>,
     /// IP protocol number.
     pub proto: u8,
-    /// TCP or UDP source port; echo identifier.
-    pub src_port: u16,
-    /// TCP or UDP destination port; echo type.
-    pub dst_port: u16,
+    /// UDP destination port, where something is decided by it: one where peers take VXLAN.
+    pub dst_port: Option<u16>,
     /// Where they go.
     pub target: FlowTarget,
     /// What is done to them.

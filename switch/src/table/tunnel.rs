@@ -1,6 +1,6 @@
 //! Underlays and peers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -21,9 +21,46 @@ pub struct Tunnels {
     /// Who may send what: (index of the underlay, source address, VNI).
     pub by_source: HashMap<(usize, IpAddr, Vni), PeerSlot, foldhash::fast::RandomState>,
     /// Addresses of all peers, to tell a stranger from a wrong VNI.
-    pub sources: std::collections::HashSet<IpAddr, foldhash::fast::RandomState>,
+    pub sources: HashSet<IpAddr, foldhash::fast::RandomState>,
     /// Where peers take VXLAN: nothing that a pod may send to.
-    pub remotes: std::collections::HashSet<SocketAddr, foldhash::fast::RandomState>,
+    pub remotes: Remotes,
+}
+
+/// Addresses and UDP ports where peers take VXLAN.
+#[derive(Clone, Debug, Default)]
+pub struct Remotes {
+    all: HashSet<SocketAddr, foldhash::fast::RandomState>,
+    /// Their UDP ports, each once: seldom more than one.
+    ports: Vec<u16>,
+}
+
+impl Remotes {
+    /// Adds one.
+    pub fn insert(&mut self, remote: SocketAddr) {
+        self.all.insert(remote);
+        if !self.ports.contains(&remote.port()) {
+            self.ports.push(remote.port());
+        }
+    }
+
+    /// True for one of them.
+    pub fn contains(&self, remote: &SocketAddr) -> bool {
+        self.all.contains(remote)
+    }
+
+    /// True for the UDP port of one of them.
+    #[inline]
+    pub fn has_port(&self, port: u16) -> bool {
+        self.ports.contains(&port)
+    }
+}
+
+impl FromIterator<SocketAddr> for Remotes {
+    fn from_iter<I: IntoIterator<Item = SocketAddr>>(all: I) -> Self {
+        let mut remotes = Remotes::default();
+        all.into_iter().for_each(|remote| remotes.insert(remote));
+        remotes
+    }
 }
 
 impl Tunnels {

@@ -22,8 +22,8 @@ pub fn frame(data: &[u8]) {
     let packet = &data[..headers.l3_end as usize];
     let again = parse(packet).expect("a frame parses without its padding");
     assert_eq!(Headers { l3_end: again.l3_end, ..headers }, again);
-    let key = flow::FlowKey::new(1, &headers, packet);
-    assert!(key == flow::FlowKey::new(1, &headers, packet), "a flow key depends on the frame alone");
+    let key = flow::FlowKey::new(1, 0, &headers, packet);
+    assert!(key == flow::FlowKey::new(1, 0, &headers, packet), "a flow key depends on the frame alone");
     assert!(key.is_none() || headers.fragment == Fragment::Whole || !headers.is_fragment());
     assert_eq!(flow::flow_hash(&headers, packet), flow::flow_hash(&headers, data));
     checksums(packet, &headers);

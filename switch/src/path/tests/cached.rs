@@ -77,7 +77,7 @@ fn flows_are_shown() {
     let flow = &flows[0];
     assert_eq!((flow.ingress, flow.hits, flow.idle_seconds, flow.routed), (port(2), 3, 9, true));
     assert_eq!(flow.ip, Some((v4(2).into(), remote_v4(0, 5).into())));
-    assert_eq!((flow.src_mac, flow.dst_mac, flow.src_port, flow.dst_port), (mac(2), ROUTER, 4000, 5000));
+    assert_eq!((flow.src_mac, flow.dst_mac, flow.dst_port), (mac(2), ROUTER, None));
     assert_eq!(flow.target, FlowTarget::Peer(crate::table::PeerSlot(0)));
     rig.one(peer(0), &udp((vtep(0), VTEP), remote_v6(0, 5), v6(2), 10));
     let flow = &rig.forwarder.flows(1, rig.now_ns)[0];
@@ -85,12 +85,47 @@ fn flows_are_shown() {
 }
 
 #[test]
+fn connections_of_the_same_ends_are_one_flow() {
+    let mut rig = Rig::new(&mut Lab::small());
+    let frame = |ports| udp_ports((mac(2), ROUTER), v4(2), remote_v4(0, 5), ports, 64, 10);
+    rig.one(port(2), &frame((4000, 80)));
+    for ports in [(4001, 80), (4000, 81), (1, 68), (4789, 4788)] {
+        let before = rig.hits();
+        rig.one(port(2), &frame(ports));
+        assert_eq!(rig.hits(), before + 1, "{ports:?}");
+    }
+    rig.one(port(2), &may_fragment(frame((4000, 80))));
+    assert_eq!(rig.forwarder.flows(10, rig.now_ns).len(), 1);
+}
+
+#[test]
+fn what_ports_forbid_hides_behind_no_other_ports() {
+    let mut lab = Lab::small();
+    let std::net::SocketAddr::V4(remote) = lab.peers[0].as_ref().unwrap().remote else { panic!("IPv4") };
+    // Another peer takes it elsewhere: with that port the same address is nobody's.
+    let other: std::net::SocketAddr = "192.0.2.77:8472".parse().unwrap();
+    lab.peers[1].as_mut().unwrap().remote = other;
+    lab.host(1);
+    let mut rig = Rig::new(&mut lab);
+    for macs in [(mac(2), ROUTER), (mac(2), mac(3))] {
+        let frame = |ports| udp_ports(macs, v4(2), *remote.ip(), ports, 64, 10);
+        for round in 0..2 {
+            rig.one(port(2), &frame((4000, 53)));
+            rig.one(port(2), &frame((4000, other.port())));
+            rig.dies(port(2), &frame((4000, remote.port())), weft_encap::Reason::GuardTunnel);
+            rig.dies(port(2), &frame((67, 68)), weft_encap::Reason::GuardDhcp);
+            assert!(rig.hits() >= 2 * round, "the first two are cached");
+        }
+    }
+}
+
+#[test]
 fn a_small_cache_is_bounded_and_right() {
     let mut lab = Lab::small();
     let mut rig = Rig::with_cache(&mut lab, 16);
     for round in 0..3 {
-        for n in 1000..1200 {
-            let frame = udp_ports((mac(2), mac(3)), v4(2), v4(3), (n, round), 64, 10);
+        for n in 0..200 {
+            let frame = udp((mac(2), mac(3)), v4(2), std::net::Ipv4Addr::new(10, 99, round, n), 10);
             assert_eq!(rig.one(port(2), &frame).bytes, frame);
         }
     }
@@ -104,7 +139,7 @@ fn a_flood_of_new_flows_takes_no_place_of_a_flow_in_use() {
     let mut rig = Rig::with_cache(&mut lab, 4);
     let quiet = udp((mac(3), mac(2)), v4(3), v4(2), 10);
     let flood =
-        |round: u16, n: u16| udp_ports((mac(2), mac(3)), v4(2), v4(3), (1000 + n, 1000 + round), 64, 10);
+        |round: u8, n: u8| udp((mac(2), mac(3)), v4(2), std::net::Ipv4Addr::new(10, 99, round, n), 10);
     rig.one(port(3), &quiet);
     for round in 0..5 {
         (0..100).for_each(|n| drop(rig.one(port(2), &flood(round, n))));
@@ -141,7 +176,7 @@ enum Event {
 /// A frame; its length and TTL come later.
 fn frame() -> impl Strategy<Value = Event> {
     let tci = prop_oneof![8 => Just(None), 1 => Just(Some(10u16)), 1 => Just(Some(20))];
-    (0u8..9, 0u8..10, 0u8..11, (0u8..10, 0u8..12), 0u8..6, tci).prop_map(|(from, src, dst, ip, kind, tci)| {
+    (0u8..9, 0u8..10, 0u8..11, (0u8..10, 0u8..12), 0u8..9, tci).prop_map(|(from, src, dst, ip, kind, tci)| {
         Event::Frame { from, src, dst, ip, kind, len: 20, ttl: 64, tci }
     })
 }
@@ -219,10 +254,17 @@ fn build(event: &Event) -> Option<(Ingress, Vec<u8>)> {
         _ => ip.0,
     };
     let macs = (src_mac, dst_mac);
-    let ports = (4000 + u16::from(*kind), 5000);
+    let ports = match kind {
+        6 => (67, 5000),
+        7 | 8 => (4000, 4789),
+        _ => (4000 + u16::from(*kind), 5000),
+    };
     let len = usize::from(*len);
     let frame = match kind {
-        0 | 1 => udp_ports(macs, address(source), address(ip.1), ports, *ttl, len),
+        0 | 1 | 6 => udp_ports(macs, address(source), address(ip.1), ports, *ttl, len),
+        // Where peers take VXLAN, and beside it.
+        7 => udp_ports(macs, address(source), std::net::Ipv4Addr::new(192, 0, 2, ip.1), ports, *ttl, len),
+        8 => later_fragment(udp_ports(macs, address(source), address(ip.1), ports, *ttl, len)),
         2 => udp_ports(macs, address6(source), address6(ip.1), ports, *ttl, len),
         3 => may_fragment(udp_ports(macs, address(source), address(ip.1), ports, *ttl, len)),
         4 => icmp4(macs, address(source), address(ip.1), 8, 0),

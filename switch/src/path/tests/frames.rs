@@ -59,6 +59,13 @@ pub(super) fn may_fragment(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// The same as the last fragment of a packet.
+pub(super) fn later_fragment(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[20..22].copy_from_slice(&[0, 100]);
+    weft_encap::ipv4::fill_checksum(&mut frame[14..34]);
+    frame
+}
+
 pub(super) fn icmp4((src_mac, dst_mac): Macs, src: Ipv4Addr, dst: Ipv4Addr, kind: u8, code: u8) -> Vec<u8> {
     let mut out = Vec::new();
     PacketBuilder::ethernet2(src_mac.0, dst_mac.0)
