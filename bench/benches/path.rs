@@ -16,9 +16,13 @@ use weft_bench::scene::{Scene, Setting, Speech, Traffic, Way};
 use weft_switch::mem::BATCH;
 use weft_switch::port::underlay::Receiver;
 
-/// Flows: one, a thousand, and more than the default flow cache of 65,536 entries holds.
+/// Flows: connections, between at most [`PAIRS`] pairs of addresses.
 const FLOWS: [usize; 4] = [1, 1000, 100_000, 1_000_000];
-/// The largest flow cache: it holds 100,000 flows, and half of a million.
+/// Pairs of addresses that speak with each other: one entry of the flow cache each.
+const PAIRS: usize = 1000;
+/// More of them than the default flow cache of 65,536 entries holds.
+const MANY_PAIRS: [usize; 2] = [100_000, 1_000_000];
+/// The largest flow cache: it holds 100,000 pairs, and half of a million.
 const LARGE_CACHE: usize = 1 << 19;
 /// Workers side by side, each on a CPU of its own.
 const WORKERS: usize = 2;
@@ -34,11 +38,15 @@ fn bench(criterion: &mut Criterion) {
         ("vxlan_out", Way::ToPeer, Speech::Udp),
     ] {
         for flows in FLOWS {
-            forward(&mut group, &format!("{name}/{flows}"), Setting::default(), way, speech, flows);
+            let traffic = Traffic::of_pairs(way, speech, flows, flows.min(PAIRS));
+            forward(&mut group, &format!("{name}/{flows}"), Setting::default(), traffic);
         }
         let large = Setting { cache_entries: LARGE_CACHE, ..Setting::default() };
-        for flows in [100_000, 1_000_000] {
-            forward(&mut group, &format!("{name}/{flows}_large_cache"), large, way, speech, flows);
+        for pairs in MANY_PAIRS {
+            for (cache, setting) in [("", Setting::default()), ("_large_cache", large)] {
+                let traffic = Traffic::new(way, speech, pairs);
+                forward(&mut group, &format!("{name}/{pairs}_pairs{cache}"), setting, traffic);
+            }
         }
     }
     for flows in FLOWS {
@@ -56,16 +64,8 @@ fn bench(criterion: &mut Criterion) {
 }
 
 /// Frames that stand in the batch already.
-fn forward(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    setting: Setting,
-    way: Way,
-    speech: Speech,
-    flows: usize,
-) {
+fn forward(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, setting: Setting, mut traffic: Traffic) {
     let mut scene = Scene::new(setting).expect("loopback sockets");
-    let mut traffic = Traffic::new(way, speech, flows);
     scene.warm(&mut traffic);
     group.bench_function(name, |b| {
         b.iter_custom(|batches| run(&mut scene, &mut traffic, batches));
@@ -133,7 +133,7 @@ fn side_by_side(
 /// A run of VXLAN packets that waits in the underlay's socket: receive, take the headers off, glue, decide, send.
 fn from_tunnel(group: &mut BenchmarkGroup<'_, WallTime>, flows: usize) {
     let mut scene = Scene::new(Setting::default()).expect("loopback sockets");
-    let mut traffic = Traffic::new(Way::FromPeer, Speech::Udp, flows);
+    let mut traffic = Traffic::of_pairs(Way::FromPeer, Speech::Udp, flows, flows.min(PAIRS));
     scene.warm(&mut traffic);
     let mut node = Node::new(&scene);
     let mut receiver = Receiver::default();

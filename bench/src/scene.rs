@@ -38,7 +38,10 @@ pub const UNDERLAY: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const BRIDGE: BridgeSlot = BridgeSlot(0);
 const MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 0xa]), MacAddr([2, 0, 0, 0, 0, 0xb])];
 const IPS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 7), Ipv4Addr::new(10, 244, 1, 8)];
-const REMOTE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+/// Where the receiving pod is the gateway: a million addresses.
+const BEHIND_POD_B: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12);
+/// Addresses on the other node, as many.
+const BEHIND_PEER: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 32, 0, 0), 12);
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 const VTEP: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
 const PEER_VTEP: MacAddr = MacAddr([2, 0, 0, 0, 2, 2]);
@@ -261,14 +264,19 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// `flows` flows of small frames.
+    /// `flows` flows of small frames, each with an address of its own: the switch tells them all apart.
     pub fn new(way: Way, speech: Speech, flows: usize) -> Self {
+        Traffic::of_pairs(way, speech, flows, flows)
+    }
+
+    /// `flows` flows of small frames, all between so many pairs of addresses.
+    pub fn of_pairs(way: Way, speech: Speech, flows: usize, pairs: usize) -> Self {
         let ingress = match way {
             Way::FromPeer => Ingress::Peer(PEER),
             Way::Switched | Way::Routed | Way::ToPeer => Ingress::Port(POD_A),
         };
         let frames = (0..flows).flat_map(|flow| {
-            let ends = Traffic::ends(way, flow);
+            let ends = Traffic::ends(way, flow % pairs, flow);
             match speech {
                 Speech::Udp => udp4(&ends, SMALL),
                 Speech::Tcp => tcp4(&ends, 1, SMALL),
@@ -277,17 +285,18 @@ impl Traffic {
         Traffic { ingress, frames: frames.collect(), next: 0, random: Some(SEED) }
     }
 
-    /// The ends of a flow: flows differ in their ports.
-    pub fn ends(way: Way, flow: usize) -> Ends {
+    /// The ends of a flow between a pair of addresses. It has ports of its own.
+    pub fn ends(way: Way, pair: usize, flow: usize) -> Ends {
         let macs = match way {
             Way::Switched => (MACS[1], MACS[0]),
             Way::Routed | Way::ToPeer => (ROUTER, MACS[0]),
             Way::FromPeer => (VTEP, PEER_VTEP),
         };
+        let address = |net: Ipv4Net| Ipv4Addr::from(net.addr().to_bits() + pair as u32);
         let ips = match way {
-            Way::Switched | Way::Routed => (IPS[0], IPS[1]),
-            Way::ToPeer => (IPS[0], REMOTE_IP),
-            Way::FromPeer => (REMOTE_IP, IPS[1]),
+            Way::Switched | Way::Routed => (IPS[0], address(BEHIND_POD_B)),
+            Way::ToPeer => (IPS[0], address(BEHIND_PEER)),
+            Way::FromPeer => (address(BEHIND_PEER), IPS[1]),
         };
         let (high, low) = (flow / 50_000, flow % 50_000);
         Ends { macs, ips, ports: (10_000 + low as u16, 5001 + high as u16) }
@@ -373,9 +382,13 @@ pub fn bridge(more: u32) -> Bridge {
     let station = |slot: PortSlot| ((None, pod_mac(slot)), FdbTarget::Port(slot));
     let neighbour = |port: PortSlot| (IpAddr::V4(pod_ip(port)), Neighbour { port, mac: pod_mac(port) });
     let near = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 1, 0), 24));
-    let far = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 2, 0), 24));
     let any = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
-    let routes = [(near, NextHop::Local), (far, NextHop::Tunnel(PEER)), (any, NextHop::Unreachable)];
+    let routes = [
+        (near, NextHop::Local),
+        (IpNet::V4(BEHIND_POD_B), NextHop::Gateway(IpAddr::V4(pod_ip(POD_B)))),
+        (IpNet::V4(BEHIND_PEER), NextHop::Tunnel(PEER)),
+        (any, NextHop::Unreachable),
+    ];
     let router = Router {
         mac: ROUTER,
         gateways: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 1, 1), 24))],

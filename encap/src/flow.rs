@@ -64,12 +64,9 @@ impl FlowKey {
         let macs = frame.first_chunk::<{ eth::LEN }>()?;
         let (dst, src) = (macs.first_chunk()?, macs.last_chunk()?);
         let ip = match headers.l3 {
-            L3::V4 => {
-                let header = ipv4::Header::of(frame.get(usize::from(headers.l3_at)..)?)?;
-                let (src, dst) = (u32::from_be_bytes(header.src), u32::from_be_bytes(header.dst));
-                [u64::from(src) << 32 | u64::from(dst), 0, 0, 0]
-            }
-            _ => addresses(headers, frame),
+            L3::V4 => [v4(headers, frame), 0, 0, 0],
+            L3::V6 => v6(headers, frame),
+            L3::Arp | L3::Other => [0; 4],
         };
         let kind = u64::from(headers.ethertype) << 16 | u64::from(headers.proto);
         // A tag with identifier 0 is not the same as no tag.
@@ -168,21 +165,27 @@ const TAGGED: u64 = 1 << 8;
 ///
 /// The same for every frame of a flow and of a direction, whatever node or process computes it. All fragments hash
 /// without ports, so those of one packet stay together. One superframe and its segments hash alike.
-#[inline]
+#[inline(always)]
 pub fn flow_hash(headers: &Headers, frame: &[u8]) -> u32 {
-    let hash = if headers.is_ip() {
-        let ip = addresses(headers, frame);
-        let ports = if headers.is_fragment() {
-            0
-        } else {
-            u64::from(headers.src_port) << 16 | u64::from(headers.dst_port)
-        };
-        mix(ip[0] ^ SECRET[0], ip[2] ^ SECRET[1])
-            ^ mix(ip[1] ^ SECRET[2], ip[3] ^ SECRET[3])
-            ^ mix(ports ^ SECRET[1], u64::from(headers.proto) ^ SECRET[3])
-    } else {
-        let ethertype = u64::from(headers.ethertype);
-        mix(mac(headers.dst.0) ^ SECRET[0], mac(headers.src.0) ^ SECRET[1] ^ (ethertype << 48))
+    let l4 = match headers.is_fragment() {
+        true => u64::from(headers.proto) << 32,
+        false => {
+            let ports = u64::from(headers.src_port) << 16 | u64::from(headers.dst_port);
+            u64::from(headers.proto) << 32 | ports
+        }
+    };
+    let hash = match headers.l3 {
+        L3::V4 => mix(v4(headers, frame) ^ SECRET[0], l4 ^ SECRET[1]),
+        L3::V6 => {
+            let ip = v6(headers, frame);
+            mix(ip[0] ^ SECRET[0], ip[2] ^ SECRET[1])
+                ^ mix(ip[1] ^ SECRET[2], ip[3] ^ SECRET[3])
+                ^ mix(l4 ^ SECRET[1], SECRET[3])
+        }
+        L3::Arp | L3::Other => {
+            let ethertype = u64::from(headers.ethertype);
+            mix(mac(headers.dst.0) ^ SECRET[0], mac(headers.src.0) ^ SECRET[1] ^ (ethertype << 48))
+        }
     };
     // One more round: ports differ in few bits, and callers take the upper ones.
     (mix(hash, SECRET[2]) >> 32) as u32
@@ -215,24 +218,21 @@ fn mac(m: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 0, m[0], m[1], m[2], m[3], m[4], m[5]])
 }
 
-/// Source (two words) and destination (two words); zeros unless IP.
+/// Source and destination of an IPv4 packet.
 #[inline]
-fn addresses(headers: &Headers, frame: &[u8]) -> [u64; 4] {
-    let at = usize::from(headers.l3_at);
-    match headers.l3 {
-        L3::V4 => match ipv4::Header::of(&frame[at..]) {
-            Some(h) => [0, u64::from(u32::from_be_bytes(h.src)), 0, u64::from(u32::from_be_bytes(h.dst))],
-            None => [0; 4],
-        },
-        L3::V6 => match ipv6::Header::of(&frame[at..]) {
-            Some(h) => {
-                let (src, dst) = (u128::from_be_bytes(h.src), u128::from_be_bytes(h.dst));
-                [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64]
-            }
-            None => [0; 4],
-        },
-        L3::Arp | L3::Other => [0; 4],
-    }
+fn v4(headers: &Headers, frame: &[u8]) -> u64 {
+    let header = frame.get(usize::from(headers.l3_at)..).and_then(ipv4::Header::of);
+    header.map_or(0, |h| u64::from(u32::from_be_bytes(h.src)) << 32 | u64::from(u32::from_be_bytes(h.dst)))
+}
+
+/// Source and destination of an IPv6 packet, two words each.
+#[inline]
+fn v6(headers: &Headers, frame: &[u8]) -> [u64; 4] {
+    let header = frame.get(usize::from(headers.l3_at)..).and_then(ipv6::Header::of);
+    header.map_or([0; 4], |h| {
+        let (src, dst) = (u128::from_be_bytes(h.src), u128::from_be_bytes(h.dst));
+        [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64]
+    })
 }
 
 #[cfg(test)]

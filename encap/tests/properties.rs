@@ -82,7 +82,7 @@ fn vnet() -> impl Strategy<Value = VnetHdr> {
 fn exercise(frame: &[u8], vnet: &VnetHdr) {
     let Ok(headers) = parse(frame) else { return };
     check_bounds(frame, &headers);
-    flow::FlowKey::new(1, &headers, frame);
+    flow::FlowKey::new(1, 0, &headers, frame);
     flow::flow_hash(&headers, frame);
     let state = checksum::state(frame, &headers);
     let mut copy = frame.to_vec();

@@ -34,11 +34,12 @@ a,b=socket.inet_aton(sys.argv[4]),socket.inet_aton(sys.argv[5])
 s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW); s.bind(('eth0',0))
 def total(h):
     t=sum(struct.unpack('!10H',h)); t=(t&0xffff)+(t>>16); t=(t&0xffff)+(t>>16); return ~t&0xffff
-def ip(n):
-    h=struct.pack('!BBHHHBBH4s4s',69,0,20+n,0,0,64,17,0,a,b); return h[:10]+struct.pack('!H',total(h))+h[12:]
+def ip(n,to=b):
+    h=struct.pack('!BBHHHBBH4s4s',69,0,20+n,0,0,64,17,0,a,to); return h[:10]+struct.pack('!H',total(h))+h[12:]
 head=peer+own+b'\\x08\\0'+ip(8+18)
 def flows():
-    n=random.getrandbits(32); return head+struct.pack('!HHHH',n&0xffff|1,n>>16|1,26,0)+bytes(18)
+    # Another address each time: ports do not make a flow another one for the switch.
+    return head[:14]+ip(8+18,b'\\xc6\\x12'+os.urandom(2))+struct.pack('!HHHH',9,9,26,0)+bytes(18)
 wide=b'\\xff'*6+own+b'\\x08\\0'+ip(8+18)+struct.pack('!HHHH',9,9,26,0)+bytes(18)
 def broadcasts(): return wide
 def garbage(): return (peer+own+b'\\x08\\0'+os.urandom(random.randrange(2,200)))

@@ -225,7 +225,7 @@ fn from_peer(flows: usize) -> usize {
 fn from_peer_tcp() -> usize {
     const RUNS: usize = 10;
     let mut scene = Scene::new(Setting::default()).expect("loopback sockets");
-    let parts = tcp_segments(&Traffic::ends(Way::FromPeer, 0));
+    let parts = tcp_segments(&Traffic::ends(Way::FromPeer, 0, 0));
     let (mut node, mut receiver) = (Node::new(&scene), Receiver::default());
     for _ in 0..RUNS {
         node.send(parts.iter().map(Vec::as_slice));

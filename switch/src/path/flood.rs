@@ -1,6 +1,6 @@
 //! Flooding: one frame to many, within its VLAN, never back, never from peer to peer, and not too often.
 
-use weft_encap::{Gso, Headers, Reason, VlanId, flow};
+use weft_encap::{Gso, Headers, Reason, VlanId};
 
 use super::action::{Action, TagEdit};
 use super::counters::Total;

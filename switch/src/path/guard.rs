@@ -54,7 +54,7 @@ pub(super) fn check_tunnels(tunnels: &Tunnels, headers: &Headers, frame: &[u8]) 
 
 /// The port that decisions about a frame rest on, besides addresses and protocol; 0: none. `None`: it is to be looked at
 /// each time. The rules are those of [`check`] and [`check_tunnels`].
-#[inline]
+#[inline(always)]
 pub(super) fn port_that_counts(headers: &Headers, tunnels: &Tunnels) -> Option<u16> {
     match headers.l4 {
         L4::Udp if matches!(headers.src_port, DHCP_SERVER | DHCPV6_SERVER) => None,

@@ -1,6 +1,6 @@
 //! Switching: learn the source, find the destination.
 
-use weft_encap::{Headers, MacAddr, Reason, VlanId, flow};
+use weft_encap::{Headers, MacAddr, Reason, VlanId};
 
 use super::action::{Action, Basis, Verdict};
 use super::fdb::{Bounds, Station, StationId};
@@ -8,7 +8,7 @@ use super::flood::Whom;
 use super::origin::{Origin, egress_tag};
 use super::process::Env;
 use super::shared::FlowTarget;
-use crate::mem::{Frame, Ingress};
+use crate::mem::Ingress;
 use crate::table::{Bridge, FdbTarget, PeerMode, Snapshot};
 
 /// Notes where the frame's source is. `None` when it is declared (declared stations never move, and guarded ports'
@@ -53,7 +53,6 @@ pub(super) fn decide<S>(
     env: &Env<'_, S>,
     origin: &Origin<'_>,
     vlan: Option<VlanId>,
-    frame: &Frame,
     headers: &Headers,
 ) -> Verdict {
     let Some((target, basis)) = find(env, origin.bridge, vlan, headers.dst) else {

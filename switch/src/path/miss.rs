@@ -101,7 +101,7 @@ fn decide<S: Sink>(
             route::decide(env, origin, router, (frame, headers))
         }
         _ if headers.dst.is_multicast() => Verdict::Flood(flood::Whom::All),
-        _ => l2::decide(env, origin, vlan, frame, headers),
+        _ => l2::decide(env, origin, vlan, headers),
     }
 }
 

@@ -15,8 +15,8 @@ use left::Who;
 use weft_encap::{Headers, Reason};
 
 use super::counters::Counters;
-use crate::mem::{BATCH, Frame, Pool};
-use crate::port::underlay::{Packet, Transmitter, Underlay};
+use crate::mem::{Frame, Pool};
+use crate::port::underlay::{Packet, SENDERS, Transmitter, Underlay};
 use crate::table::{MAX_PEERS, MAX_PORTS, PeerSlot, PortSlot, Snapshot};
 
 /// Frames on their way out.
@@ -24,8 +24,9 @@ use crate::table::{MAX_PEERS, MAX_PORTS, PeerSlot, PortSlot, Snapshot};
 pub struct Out {
     /// Picks the queue of a device with several.
     worker: usize,
-    ports: Queues<Departure>,
-    peers: Queues<Packet>,
+    ports: Queues<Vec<Departure>>,
+    /// By sending socket.
+    peers: Queues<[Vec<Packet>; SENDERS]>,
     cutter: port::Cutter,
     transmitter: Transmitter,
     left: left::Left,
@@ -62,9 +63,8 @@ impl Out {
     /// [`weft_encap::flow::flow_hash`]) picks the sending socket.
     #[inline]
     pub fn to_peer(&mut self, peer: PeerSlot, frame: Frame, headers: Headers, flow_hash: u32) {
-        let queue = self.peers.of(peer.index());
-        let order = queue.len() as u32;
-        queue.push(Packet { frame, headers, sender: Underlay::sender_of(flow_hash), order });
+        let sender = Underlay::sender_of(flow_hash);
+        self.peers.of(peer.index())[usize::from(sender)].push(Packet { frame, headers, sender });
     }
 
     /// Sends everything that is queued; every frame goes back to `pool`.
@@ -85,7 +85,7 @@ impl Out {
             }
             queue.drain(..).for_each(|departure| pool.give(departure.frame));
         });
-        self.peers.each(|slot, queue| {
+        self.peers.each(|slot, queues| {
             let peer = snapshot.tunnels.get(PeerSlot(slot as u16));
             match peer.and_then(|peer| Some((peer, &**snapshot.tunnels.underlays.get(peer.underlay)?))) {
                 Some((peer, underlay)) => {
@@ -93,16 +93,17 @@ impl Out {
                     // What goes by sockets says nothing about the uplink.
                     let is_by_uplink = way.is_some();
                     let turn = peer::Turn { peer, underlay, way, pool, counters, transmitter };
-                    let has_left = turn.flush(queue);
+                    let has_left = turn.flush(queues);
                     if is_by_uplink {
                         left.note(Who::Uplink, has_left);
                     }
                 }
                 None => {
-                    count_drops(queue.iter().map(|packet| &packet.frame), Reason::TunnelSend, counters);
+                    let frames = queues.iter().flatten().map(|packet| &packet.frame);
+                    count_drops(frames, Reason::TunnelSend, counters);
                 }
             }
-            queue.drain(..).for_each(|packet| pool.give(packet.frame));
+            queues.iter_mut().for_each(|queue| queue.drain(..).for_each(|packet| pool.give(packet.frame)));
         });
     }
 
@@ -131,25 +132,25 @@ fn count_drops<'a>(frames: impl Iterator<Item = &'a Frame>, reason: Reason, coun
 /// A queue for every destination of the present batch. Their memory goes round among destinations: as many queues
 /// exist as one batch ever had destinations.
 #[derive(Debug)]
-struct Queues<T> {
+struct Queues<Q> {
     /// By destination: which queue, or [`NONE`].
     index: Box<[u16]>,
     /// The first `used` of them with their destinations; the rest wait for the next batch.
-    queues: Vec<(usize, Vec<T>)>,
+    queues: Vec<(usize, Q)>,
     used: usize,
 }
 
 /// No queue yet.
 const NONE: u16 = u16::MAX;
 
-impl<T> Queues<T> {
+impl<Q: Default> Queues<Q> {
     fn new(destinations: usize) -> Self {
         Queues { index: vec![NONE; destinations].into_boxed_slice(), queues: Vec::new(), used: 0 }
     }
 
     /// The queue to a destination.
     #[inline]
-    fn of(&mut self, destination: usize) -> &mut Vec<T> {
+    fn of(&mut self, destination: usize) -> &mut Q {
         if self.index[destination] == NONE {
             self.open(destination);
         }
@@ -158,7 +159,7 @@ impl<T> Queues<T> {
 
     fn open(&mut self, destination: usize) {
         if self.used == self.queues.len() {
-            self.queues.push((destination, Vec::with_capacity(BATCH)));
+            self.queues.push((destination, Q::default()));
         }
         self.queues[self.used].0 = destination;
         self.index[destination] = self.used as u16;
@@ -167,7 +168,7 @@ impl<T> Queues<T> {
 
     /// Hands every queue in use to `flush`, which leaves it empty.
     #[inline]
-    fn each(&mut self, mut flush: impl FnMut(usize, &mut Vec<T>)) {
+    fn each(&mut self, mut flush: impl FnMut(usize, &mut Q)) {
         for (destination, queue) in &mut self.queues[..self.used] {
             flush(*destination, queue);
             self.index[*destination] = NONE;

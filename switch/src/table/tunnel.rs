@@ -32,6 +32,8 @@ pub struct Remotes {
     all: HashSet<SocketAddr, foldhash::fast::RandomState>,
     /// Their UDP ports, each once: seldom more than one.
     ports: Vec<u16>,
+    /// A bit for each of them: its remainder by 64.
+    bits: u64,
 }
 
 impl Remotes {
@@ -40,6 +42,7 @@ impl Remotes {
         self.all.insert(remote);
         if !self.ports.contains(&remote.port()) {
             self.ports.push(remote.port());
+            self.bits |= 1 << (remote.port() % 64);
         }
     }
 
@@ -51,7 +54,7 @@ impl Remotes {
     /// True for the UDP port of one of them.
     #[inline]
     pub fn has_port(&self, port: u16) -> bool {
-        self.ports.contains(&port)
+        self.bits >> (port % 64) & 1 != 0 && self.ports.contains(&port)
     }
 }
 

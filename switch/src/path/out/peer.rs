@@ -20,13 +20,18 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Sends every packet; leaves them in the queue for the caller to give back. True when the uplink has taken some that
+    /// Sends every packet; leaves them in the queues for the caller to give back. True when the uplink has taken some that
     /// have not left it yet.
-    pub(super) fn flush(mut self, queue: &mut Vec<Packet>) -> bool {
-        if queue.len() > 1 {
-            queue.sort_unstable_by_key(|packet| (packet.sender, packet.order));
-            super::thin::thin(queue, self.pool, self.counters);
-        }
+    pub(super) fn flush(mut self, queues: &mut [Vec<Packet>]) -> bool {
+        queues.iter_mut().filter(|queue| !queue.is_empty()).for_each(|queue| self.send(queue));
+        let Some(way) = &mut self.way else { return false };
+        self.counters.add(Total::TunnelSends, 1);
+        way.flush()
+    }
+
+    /// Sends the packets of one sender.
+    fn send(&mut self, queue: &mut Vec<Packet>) {
+        super::thin::thin(queue, self.pool, self.counters);
         self.prepare(queue);
         let mut at = 0;
         while at < queue.len() {
@@ -41,9 +46,6 @@ impl Turn<'_> {
                 at += len;
             }
         }
-        let Some(way) = &mut self.way else { return false };
-        self.counters.add(Total::TunnelSends, 1);
-        way.flush()
     }
 
     /// False: it is to go by a socket.

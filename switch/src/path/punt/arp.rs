@@ -25,7 +25,7 @@ pub(in crate::path) fn decide<S: Sink>(
     }
     learn_neighbour(env, origin, vlan, sender, packet.sender_mac);
     if packet.operation.get() != arp::REQUEST || packet.is_announcement() {
-        return pass_on(env, origin, vlan, frame, headers, Whom::All);
+        return pass_on(env, origin, vlan, headers, Whom::All);
     }
     match look_up(env, origin, vlan, packet.target().into()) {
         Lookup::Silence => Verdict::Punted,
@@ -36,7 +36,7 @@ pub(in crate::path) fn decide<S: Sink>(
             let sent = answer(env, origin, headers, |out| build::arp::answer(out, packet, mac));
             if sent { Verdict::Punted } else { Verdict::Drop(Reason::BadArp) }
         }
-        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
+        Lookup::Unknown => pass_on(env, origin, vlan, headers, unknown(origin)),
     }
 }
 
@@ -50,7 +50,6 @@ pub(super) fn pass_on<S: Sink>(
     env: &mut Env<'_, S>,
     origin: &Origin<'_>,
     vlan: Option<VlanId>,
-    frame: &Frame,
     headers: &Headers,
     whom: Whom,
 ) -> Verdict {
@@ -61,5 +60,5 @@ pub(super) fn pass_on<S: Sink>(
     if headers.dst.is_multicast() {
         return Verdict::Flood(whom);
     }
-    l2::decide(env, origin, vlan, frame, headers)
+    l2::decide(env, origin, vlan, headers)
 }

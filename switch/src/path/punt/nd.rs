@@ -28,8 +28,8 @@ pub(in crate::path) fn decide<S: Sink>(
         icmpv6::NEIGHBOUR_ADVERTISEMENT => advertisement(env, origin, vlan, frame, headers),
         // Pods are configured by whoever made them: a router has nothing to add.
         icmpv6::ROUTER_SOLICITATION if origin.bridge.router.is_some() && vlan.is_none() => Verdict::Punted,
-        icmpv6::ROUTER_SOLICITATION => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
-        _ => pass_on(env, origin, vlan, frame, headers, Whom::All),
+        icmpv6::ROUTER_SOLICITATION => pass_on(env, origin, vlan, headers, unknown(origin)),
+        _ => pass_on(env, origin, vlan, headers, Whom::All),
     }
 }
 
@@ -61,10 +61,8 @@ fn solicitation<S: Sink>(
             if sent { Verdict::Punted } else { Verdict::Drop(Reason::BadL4) }
         }
         // Nobody declares link-local addresses: anyone may have it.
-        Lookup::Unknown if target.is_unicast_link_local() => {
-            pass_on(env, origin, vlan, frame, headers, Whom::All)
-        }
-        Lookup::Unknown => pass_on(env, origin, vlan, frame, headers, unknown(origin)),
+        Lookup::Unknown if target.is_unicast_link_local() => pass_on(env, origin, vlan, headers, Whom::All),
+        Lookup::Unknown => pass_on(env, origin, vlan, headers, unknown(origin)),
     }
 }
 
@@ -83,7 +81,7 @@ fn advertisement<S: Sink>(
         return Verdict::Drop(Reason::GuardNd);
     }
     learn_neighbour(env, origin, vlan, target, mac);
-    pass_on(env, origin, vlan, frame, headers, Whom::All)
+    pass_on(env, origin, vlan, headers, Whom::All)
 }
 
 /// Like [`look_up`]; of link-local addresses the switch knows those that a declared station's MAC gives.

@@ -24,8 +24,6 @@ pub struct Packet {
     pub headers: Headers,
     /// The sending socket.
     pub sender: u8,
-    /// Its place among the packets for this peer.
-    pub order: u32,
 }
 
 /// What became of one or several packets.
