@@ -2,7 +2,8 @@
 # Measures weft side by side with other switches, in turns within one run: what does it cost to leave the kernel?
 #
 # usage: bench.sh [options]
-#   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni, idle, scale)
+#   --quick          under ten minutes: 3 rounds of one second, and one of what takes long (cni, idle, scale); without
+#                    tcp8, and tcp4 with reno, unless --works names them
 #   --rounds N       rounds; the first does not count (default: 6)
 #   --seconds N      length of one measurement (default: 3)
 #   --peers A,B      only these beside weft: kernel, ovs, ovs-tso, ovs-afxdp, plain, weft-afxdp

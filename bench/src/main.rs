@@ -397,7 +397,7 @@ fn add_to_array(file: &std::path::Path, values: &[impl Serialize]) -> anyhow::Re
 impl Side {
     fn run(&self) -> anyhow::Result<()> {
         let plan = side::Plan {
-            works: side::works(&self.works),
+            works: side::works(&self.works, self.quick),
             rounds: self.rounds.into(),
             time: Duration::from_secs_f64(self.seconds),
             quick: self.quick,
