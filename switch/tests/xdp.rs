@@ -137,8 +137,9 @@ fn a_device_that_does_not_send_is_noticed() {
     let device = netns.run(|| XdpDevice::open(index())).unwrap().unwrap();
     let send = || {
         let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(&[7; 1000])).collect();
-        device.send(&frame).unwrap();
-        device.flush()
+        let mut out = device.outbound();
+        out.send(&frame).unwrap();
+        out.finish()
     };
     assert!(!send());
     until("it to be sent", || device.look() == 0);
@@ -165,7 +166,7 @@ fn what_a_process_leaves_in_the_ring_leaves_by_the_next() {
     let device = wire.open();
     wire.set_up(false);
     let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(b"late")).collect();
-    device.send(&frame).unwrap();
+    device.outbound().send(&frame).unwrap();
     assert!(device.flush(), "sent by a device that is down");
     let parts: Vec<OwnedFd> =
         device.descriptors().iter().map(|part| part.try_clone_to_owned().unwrap()).collect();

@@ -8,8 +8,8 @@
 //! Ports share memories (`memory`). A frame in one chunk stays in it while the switch decides and edits, and leaves in it by another port
 //! of the same memory; what is longer, or goes elsewhere, is copied.
 //!
-//! A worker locks the device for each batch that it receives, and for each frame that it sends; another one has to wait only
-//! where several workers send to one port.
+//! A worker locks the device for each batch that it receives, and for each that it sends ([`Outbound`]); another one has to wait
+//! only where several workers send to one port. Whoever has one locked locks no other one, and the memories after it, never before.
 
 /// The memories that ports share.
 mod memory;
@@ -18,6 +18,7 @@ pub(super) mod queue;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use weft_encap::vnet;
@@ -53,6 +54,38 @@ pub struct XdpDevice {
     queue: Queue,
     attachment: Attachment,
     device: u32,
+}
+
+/// The way out, locked for a batch of frames.
+#[derive(Debug)]
+pub struct Outbound<'a>(MutexGuard<'a, Option<Ends>>);
+
+impl Outbound<'_> {
+    /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`Outbound::finish`]. False:
+    /// it is to be sent otherwise. What `frame` has afterwards is nothing that may be read.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    #[inline]
+    pub fn pass(&mut self, frame: &mut Frame) -> Result<bool, Refused> {
+        self.0.as_mut().ok_or(Refused::Down)?.pass(frame)
+    }
+
+    /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`Outbound::finish`].
+    ///
+    /// # Errors
+    /// [`Refused`].
+    #[inline]
+    pub fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        let ends = self.0.as_mut().ok_or(Refused::Down)?;
+        ends.send(frame.get(vnet::LEN..).ok_or(Refused::Invalid)?)
+    }
+
+    /// Has the kernel send what was put on its way. True when some of it waits still: [`XdpDevice::flush`] after a while.
+    #[inline]
+    pub fn finish(mut self) -> bool {
+        self.0.as_mut().is_some_and(Ends::flush)
+    }
 }
 
 impl XdpDevice {
@@ -200,31 +233,15 @@ impl XdpDevice {
         }
     }
 
-    /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`XdpDevice::flush`]. False:
-    /// it is to be sent otherwise. What `frame` has afterwards is nothing that may be read.
-    ///
-    /// # Errors
-    /// [`Refused`].
+    /// The way out. Nobody else receives or sends meanwhile.
     #[inline]
-    pub fn pass(&self, frame: &mut Frame) -> Result<bool, Refused> {
-        self.queue.ends().as_mut().ok_or(Refused::Down)?.pass(frame)
+    pub fn outbound(&self) -> Outbound<'_> {
+        Outbound(self.queue.ends())
     }
 
-    /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`XdpDevice::flush`].
-    ///
-    /// # Errors
-    /// [`Refused`].
-    #[inline]
-    pub fn send(&self, frame: &[u8]) -> Result<(), Refused> {
-        let mut ends = self.queue.ends();
-        let ends = ends.as_mut().ok_or(Refused::Down)?;
-        let frame = frame.get(vnet::LEN..).ok_or(Refused::Invalid)?;
-        ends.send(frame)
-    }
-
-    /// Has the kernel send what was put on its way. True when some of it waits still: flush again after a while.
+    /// Has the kernel send what was put on its way before. True when some of it waits still: flush again after a while.
     pub fn flush(&self) -> bool {
-        self.queue.ends().as_mut().is_some_and(Ends::flush)
+        self.outbound().finish()
     }
 }
 

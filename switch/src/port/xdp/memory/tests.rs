@@ -40,6 +40,13 @@ struct Pod {
     batch: Batch,
 }
 
+struct PodsTurn<'a> {
+    device: &'a XdpDevice,
+    udp: &'a UdpSocket,
+    pool: &'a mut Pool,
+    batch: &'a mut Batch,
+}
+
 impl Pod {
     /// Every pod has the same addresses: who sends to the neighbour of one sends to any.
     fn new(name: &str) -> Self {
@@ -66,6 +73,12 @@ impl Pod {
         let device = XdpDevice::open(index).unwrap();
         netlink.link_set(index, &up).unwrap();
         Pod { netns, index, device, udp: udp.unwrap(), pool: Pool::new(64), batch: Batch::default() }
+    }
+
+    /// What a worker has that receives from it.
+    fn turn(&mut self) -> PodsTurn<'_> {
+        let Pod { device, udp, pool, batch, .. } = self;
+        PodsTurn { device, udp, pool, batch }
     }
 
     fn set_up(&self, up: bool) {
@@ -117,11 +130,11 @@ impl Pod {
         let mut frame = found.expect("a frame");
         assert!(frame.is_in_chunk());
         address(&mut frame);
-        let passed = to.device.pass(&mut frame).unwrap();
+        let passed = to.device.outbound().pass(&mut frame).unwrap();
         assert_eq!(passed, passes);
         if !passed {
             let header = frame.vnet;
-            to.device.send(frame.with_vnet(header)).unwrap();
+            to.device.outbound().send(frame.with_vnet(header)).unwrap();
         }
         to.device.flush();
         self.done(frame);
@@ -201,7 +214,7 @@ fn a_frame_goes_to_another_port_in_its_chunk() {
             assert!(frame.push_front(4), "room for a tag");
             frame.pull_front(4);
             let place = frame.bytes().as_ptr();
-            assert!(b.device.pass(&mut frame).unwrap());
+            assert!(b.device.outbound().pass(&mut frame).unwrap());
             {
                 let ends = b.device.queue.ends();
                 let (umem, waits) = ends.as_ref().map(|ends| (&ends.umem, &ends.sending)).unwrap();
@@ -218,15 +231,100 @@ fn a_frame_goes_to_another_port_in_its_chunk() {
         a.send(3);
         let mut frame = a.receive();
         address(&mut frame);
-        assert!(a.device.pass(&mut frame).unwrap());
+        assert!(a.device.outbound().pass(&mut frame).unwrap());
         a.device.flush();
         a.done(frame);
         a.gets(3);
         assert!(within(|| a.is_whole()));
         // And an empty one, and one of the pool, to nobody.
         let mut frame = a.pool.take().unwrap();
-        assert!(!b.device.pass(&mut frame).unwrap());
+        assert!(!b.device.outbound().pass(&mut frame).unwrap());
         a.pool.give(frame);
+        a.end();
+        b.end();
+    });
+}
+
+/// Two workers, each with a port of its own to receive from: they lock two devices, one after the other.
+#[test]
+fn workers_send_to_each_others_ports() {
+    inside(|| {
+        let (mut a, mut b) = (Pod::new("a"), Pod::new("b"));
+        a.reaches(&b, true);
+        b.reaches(&a, true);
+        let work = |pod: PodsTurn<'_>, to: &XdpDevice| {
+            let PodsTurn { device, udp, pool, batch } = pod;
+            let (mut passed, start) = (0, Instant::now());
+            while passed < 5000 {
+                assert!(start.elapsed() < PATIENCE, "{passed} passed");
+                for _ in 0..8 {
+                    udp.send_to(&[1; BYTES], ("10.0.0.2", UDP_PORT)).unwrap();
+                }
+                device.receive(PortSlot(1), pool, batch);
+                let mut out = to.outbound();
+                for mut frame in batch.drain() {
+                    passed += usize::from(out.pass(&mut frame).unwrap_or(false));
+                    pool.give(frame);
+                }
+                out.finish();
+                device.take_back(pool);
+            }
+        };
+        {
+            let (one, other) = (a.turn(), b.turn());
+            let (to_one, to_other) = (one.device, other.device);
+            std::thread::scope(|scope| {
+                scope.spawn(|| work(one, to_other));
+                scope.spawn(|| work(other, to_one));
+            });
+        }
+        for pod in [&a, &b] {
+            assert!(within(|| {
+                pod.device.flush();
+                pod.is_whole() && pod.device.queue.ends().as_ref().unwrap().socket.unsent() == 0
+            }));
+        }
+        a.end();
+        b.end();
+    });
+}
+
+/// Nobody else's frames are among those of one batch.
+#[test]
+fn what_is_sent_at_once_stays_together() {
+    // All of them fit into the pod's socket.
+    const AT_ONCE: usize = 8;
+    const BATCHES: usize = 8;
+    inside(|| {
+        let (mut a, b) = (Pod::new("a"), Pod::new("b"));
+        a.reaches(&b, true);
+        a.send(0);
+        let mut frame = a.receive();
+        address(&mut frame);
+        let bytes = frame.with_vnet(weft_encap::VnetHdr::NONE).to_vec();
+        a.done(frame);
+        let begin = std::sync::Barrier::new(2);
+        let work = |number: u8| {
+            let mut bytes = bytes.clone();
+            bytes[12 + 42..].fill(number);
+            begin.wait();
+            for _ in 0..BATCHES {
+                let mut out = b.device.outbound();
+                (0..AT_ONCE).for_each(|_| out.send(&bytes).unwrap());
+                out.finish();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| work(1));
+            scope.spawn(|| work(2));
+        });
+        let mut came = Vec::new();
+        assert!(within(|| {
+            let mut bytes = [0; BYTES];
+            came.extend(b.udp.recv(&mut bytes).map(|_| bytes[0]).ok().filter(|number| *number < 3));
+            came.len() == 2 * BATCHES * AT_ONCE
+        }));
+        assert!(came.chunks(AT_ONCE).all(|batch| batch.iter().all(|number| *number == batch[0])), "{came:?}");
         a.end();
         b.end();
     });
@@ -243,7 +341,7 @@ fn a_wedged_port_starves_nobody() {
             a.send(1);
             let mut frame = a.receive();
             address(&mut frame);
-            match wedged.device.pass(&mut frame) {
+            match wedged.device.outbound().pass(&mut frame) {
                 Ok(passed) => taken += usize::from(passed),
                 Err(why) => {
                     assert_eq!(why, Refused::Full);
@@ -257,7 +355,7 @@ fn a_wedged_port_starves_nobody() {
         }
         assert_eq!((taken, refused), (SENDING as usize, 3000 - SENDING as usize));
         // Copies come to the same end.
-        assert_eq!(wedged.device.send(&[0; 100]), Err(Refused::Full));
+        assert_eq!(wedged.device.outbound().send(&[0; 100]), Err(Refused::Full));
         a.reaches(&b, true);
         b.reaches(&a, true);
         assert!(wedged.is_whole(), "it can still receive");
@@ -346,7 +444,7 @@ fn accounts_are_whole_again_after_the_process() {
         let mut frame = a.receive();
         address(&mut frame);
         b.set_up(false);
-        assert!(b.device.pass(&mut frame).unwrap());
+        assert!(b.device.outbound().pass(&mut frame).unwrap());
         b.device.flush();
         a.send(2);
         a.send(3);
