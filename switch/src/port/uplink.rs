@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weft_encap::MacAddr;
-use weft_sys::xdp::{Attachment, CopyMode, Endpoints, Program, Want, XdpMode, XskMap, refuse_beside_another};
+use weft_sys::xdp::{
+    Attachment, CopyMode, Endpoints, Place, Program, Want, XdpMode, XskMap, refuse_beside_another,
+};
 
 use super::xdp::queue::{Ends, Queue, Shape};
 pub use tx::Way;
@@ -114,7 +116,8 @@ impl Uplink {
         refuse_beside_another(device)?;
         let mut queues = Vec::new();
         while queues.len() < MAX_QUEUES {
-            match Queue::open(device, queues.len() as u32, shape(mtu), CopyMode::Auto, Duration::ZERO) {
+            let place = Place::new(device, queues.len() as u32);
+            match Queue::open(place, shape(mtu), CopyMode::Auto, Duration::ZERO) {
                 Ok(queue) => queues.push(queue),
                 // The device has no more.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput && !queues.is_empty() => break,

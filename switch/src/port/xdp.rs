@@ -22,7 +22,9 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use weft_encap::vnet;
-use weft_sys::xdp::{Attachment, Buffer, CopyMode, Program, Want, XdpMode, XskMap, refuse_beside_another};
+use weft_sys::xdp::{
+    Attachment, Buffer, CopyMode, Place, Program, Want, XdpMode, XskMap, refuse_beside_another,
+};
 
 use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Frame, Ingress, Pool};
@@ -92,14 +94,15 @@ impl XdpDevice {
     /// Opens the host's end of a veth pair, by its index in the current namespace.
     ///
     /// # Errors
-    /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket.
+    /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket. After any the device
+    /// is as it was, and can be opened again.
     pub fn open(device: u32) -> io::Result<Self> {
-        // Before there is a socket, which would stay bound as long as there is the device.
         refuse_beside_another(device)?;
-        let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy, FORGETTING)?;
         let sockets = XskMap::new(QUEUE + 1)?;
-        sockets.set(QUEUE, queue.descriptor())?;
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;
+        // Last: a socket that others have seen stays bound as long as there is the device.
+        let place = Place { device, queue: QUEUE, map: Some(&sockets) };
+        let queue = Queue::open(place, SHAPE, CopyMode::Copy, FORGETTING)?;
         Ok(XdpDevice { queue, attachment, device })
     }
 

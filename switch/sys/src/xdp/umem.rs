@@ -79,7 +79,7 @@ impl Piece {
 #[derive(Debug)]
 pub struct Umem {
     id: u32,
-    memory: OwnedFd,
+    memory: Arc<OwnedFd>,
     mapping: Mapping,
     chunk_size: u32,
     count: u32,
@@ -104,7 +104,7 @@ impl Umem {
         // Nobody cuts it under our feet.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memory, seals).map_err(io::Error::from).map_err(step("F_ADD_SEALS"))?;
-        Self::map(memory, count, chunk_size)
+        Self::map(memory.into(), count, chunk_size)
     }
 
     /// Takes over a memory of another process, which does not use it any more, and gives the chunks that the kernel does
@@ -113,7 +113,8 @@ impl Umem {
     /// # Errors
     /// `InvalidInput` when it is not what [`Umem::create`] makes with this size of chunks; `AlreadyExists` when this
     /// process has it.
-    pub fn adopt(memory: OwnedFd, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+    pub fn adopt(memory: impl Into<Arc<OwnedFd>>, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+        let memory = memory.into();
         let other = |_| io::Error::new(io::ErrorKind::InvalidInput, "not a memory for frames");
         let seals = rustix::fs::fcntl_get_seals(&memory).map_err(other)?;
         let bytes = rustix::fs::fstat(&memory)?.st_size.unsigned_abs();
@@ -125,7 +126,7 @@ impl Umem {
         Self::map(memory, count, chunk_size)
     }
 
-    fn map(memory: OwnedFd, count: u32, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+    fn map(memory: Arc<OwnedFd>, count: u32, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
         let length = length(count, chunk_size);
         let held = Held::new(memory.as_fd())?;
         let mapping = Mapping::new(memory.as_fd(), 0, length).map_err(step("map the memory"))?;
@@ -136,6 +137,12 @@ impl Umem {
         let is_ours = |index: &u32| umem.owner(*index).load(Ordering::Acquire) == OURS;
         let chunks = (0..count).rev().filter(is_ours).map(|index| Chunk { umem: id, index }).collect();
         Ok((umem, chunks))
+    }
+
+    /// The memfd.
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.memory)
     }
 
     /// Number of chunks.

@@ -58,7 +58,7 @@ fn a_memory_is_taken_over_with_what_the_kernel_does_not_have() {
     let chunk = chunks.iter().find(|chunk| chunk.index() == index).unwrap();
     assert!(umem.bytes(chunk).iter().all(|byte| *byte == 9));
     let other = tempfile::tempfile().unwrap();
-    assert!(Umem::adopt(other.into(), 2048).is_err());
+    assert!(Umem::adopt(OwnedFd::from(other), 2048).is_err());
 }
 
 /// Pieces that are not inside of their chunk.
