@@ -88,6 +88,15 @@ struct Memory {
     frags: bool,
 }
 
+/// A memory that no port has had, and that goes if none is to have it.
+#[derive(Debug)]
+struct Blank {
+    umem: Arc<Umem>,
+    file: (u64, u64),
+    spare: Vec<Chunk>,
+    frags: bool,
+}
+
 #[derive(Debug)]
 struct Member {
     socket: u64,
@@ -101,14 +110,21 @@ struct Member {
 /// Those of [`XdpSocket::open`], with the step. After any there is no socket, and no memory has a chunk less.
 pub(crate) fn open(place: Place<'_>, shape: Shape, patience: Duration) -> io::Result<Joined> {
     let end = Instant::now() + patience;
-    loop {
-        match memories().open(place, shape) {
+    let mut blank = None;
+    memories().sweep();
+    let opened = loop {
+        match memories().open(place, shape, &mut blank) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            other => return other,
+            other => break other,
         }
+    };
+    if opened.is_err() {
+        // One without ports, which it was to have, has pages again.
+        memories().sweep();
     }
+    opened
 }
 
 /// Takes over the memory and the socket of a port where another process has left them.
@@ -162,10 +178,14 @@ fn memories() -> MutexGuard<'static, Memories> {
 }
 
 impl Memories {
-    fn open(&mut self, place: Place<'_>, shape: Shape) -> io::Result<Joined> {
+    fn sweep(&mut self) {
         self.all.iter_mut().for_each(|memory| {
             memory.sweep(0);
         });
+    }
+
+    /// `blank` is for the next try, when this one has failed.
+    fn open(&mut self, place: Place<'_>, shape: Shape, blank: &mut Option<Blank>) -> io::Result<Joined> {
         // The fullest that has room: the more ports a memory has, the more frames are not copied.
         let mut numbers: Vec<usize> = (0..self.all.len()).collect();
         numbers.sort_by_key(|number| Reverse(self.all[*number].members.len()));
@@ -184,14 +204,17 @@ impl Memories {
             }
         }
         let mut ports = if self.alone { 1 } else { PORTS };
-        let (memory, socket) = loop {
-            match Memory::create(ports, place, shape) {
-                Err(error) if error.kind() == io::ErrorKind::OutOfMemory && ports > 1 => ports /= 2,
+        let (made, socket) = loop {
+            match Blank::register(blank, ports, place, shape) {
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory && ports > 1 => {
+                    *blank = None;
+                    ports /= 2;
+                }
                 other => break other?,
             }
         };
         let number = self.all.len();
-        self.all.push(memory);
+        self.all.push(Memory::new(made));
         let memory = &mut self.all[number];
         let rest = (shape.chunks() as usize).saturating_sub(socket.filled());
         let free = memory.spare.split_off(memory.spare.len() - rest);
@@ -205,31 +228,50 @@ impl Memories {
             return Ok(number);
         }
         let (umem, spare) = Umem::adopt(Arc::clone(memory), CHUNK)?;
-        self.all.push(Memory::new(umem, file, spare, true));
+        self.all.push(Memory::new(Blank { umem, file, spare, frags: true }));
         Ok(self.all.len() - 1)
     }
 }
 
-impl Memory {
-    fn new(umem: Arc<Umem>, file: (u64, u64), spare: Vec<Chunk>, frags: bool) -> Self {
-        let umem = Box::leak(Box::new(umem));
-        Memory { umem, file, spare, members: Vec::new(), leaving: Vec::new(), frags }
+impl Blank {
+    /// With room for `ports`.
+    fn new(ports: u32, shape: Shape) -> io::Result<Self> {
+        let (umem, spare) = Umem::create(ports * shape.chunks(), CHUNK)?;
+        Ok(Blank { file: file(&umem)?, umem, spare, frags: true })
     }
 
-    /// Makes one with room for `ports`, of which the first has a socket with it already.
-    fn create(ports: u32, place: Place<'_>, shape: Shape) -> io::Result<(Self, XdpSocket)> {
-        let (umem, mut spare) = Umem::create(ports * shape.chunks(), CHUNK)?;
-        let mut options = shape.options(CopyMode::Copy);
-        let socket = match XdpSocket::open(&umem, place, &options, &mut spare) {
-            // Before Linux 6.6: frames of one chunk only.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                options.frags = false;
-                XdpSocket::open(&umem, place, &options, &mut spare)?
-            }
-            other => other?,
+    /// Opens a socket that registers the one at hand, or a new one with room for `ports`. After an error it is at hand.
+    fn register(
+        at_hand: &mut Option<Self>,
+        ports: u32,
+        place: Place<'_>,
+        shape: Shape,
+    ) -> io::Result<(Self, XdpSocket)> {
+        let mut blank = match at_hand.take() {
+            Some(blank) => blank,
+            None => Self::new(ports, shape)?,
         };
-        let file = file(&umem)?;
-        Ok((Memory::new(umem, file, spare, options.frags), socket))
+        loop {
+            let options = XdpOptions { frags: blank.frags, ..shape.options(CopyMode::Copy) };
+            match XdpSocket::open(&blank.umem, place, &options, &mut blank.spare) {
+                Ok(socket) => return Ok((blank, socket)),
+                // Before Linux 6.6: frames of one chunk only.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && blank.frags => {
+                    blank.frags = false;
+                }
+                Err(error) => {
+                    *at_hand = Some(blank);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn new(Blank { umem, file, spare, frags }: Blank) -> Self {
+        let umem = Box::leak(Box::new(umem));
+        Memory { umem, file, spare, members: Vec::new(), leaving: Vec::new(), frags }
     }
 
     /// Opens a socket with an account of the spare chunks.

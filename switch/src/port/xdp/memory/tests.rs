@@ -9,7 +9,7 @@ use super::*;
 use crate::control::effects::testing::{namespace, root};
 use crate::mem::{Batch, Frame, Pool};
 use crate::port::Refused;
-use crate::port::xdp::{RECEIVING, SENDING, XdpDevice};
+use crate::port::xdp::{RECEIVING, SENDING, SHAPE, XdpDevice};
 use crate::table::PortSlot;
 
 /// The memories are the process's: one test at a time.
@@ -408,6 +408,33 @@ fn a_port_that_ends_leaves_room_for_another() {
         c.end();
         d.end();
         assert!(memories().all.len() <= before.max(one.max(other) + 1), "no memory too many");
+        assert_eq!(spare(), all());
+    });
+}
+
+/// The device has another socket: it is tried again and again, with one memory, and nothing is left of it.
+#[test]
+fn a_port_that_cannot_be_opened_costs_no_memory() {
+    let pages = |umem: &Umem| rustix::fs::fstat(umem).unwrap().st_blocks;
+    inside(|| {
+        let a = Pod::new("a");
+        let (before, members, count) = (spare(), a.memory().ports, memories().all.len());
+        let place = Place::new(a.index, 0);
+        let busy = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        busy(open(place, SHAPE, Duration::from_millis(20)).unwrap_err());
+        assert_eq!((spare(), a.memory().ports, memories().all.len()), (before, members, count));
+        // As if there were no room in any.
+        let aside: Vec<_> = memories().all.iter_mut().map(|it| std::mem::take(&mut it.spare)).collect();
+        let mut blank = None;
+        busy(memories().open(place, SHAPE, &mut blank).unwrap_err());
+        let first = Arc::as_ptr(&blank.as_ref().unwrap().umem);
+        busy(memories().open(place, SHAPE, &mut blank).unwrap_err());
+        let blank = blank.unwrap();
+        assert_eq!((Arc::as_ptr(&blank.umem), memories().all.len()), (first, count));
+        assert_eq!(blank.spare.len(), blank.umem.count() as usize);
+        drop(blank);
+        memories().all.iter_mut().zip(aside).for_each(|(memory, spare)| memory.spare = spare);
+        a.end();
         assert_eq!(spare(), all());
     });
 }
