@@ -69,7 +69,7 @@ pub struct Shared {
 struct Memories {
     /// By number. None ever goes.
     all: Vec<Memory>,
-    /// Before Linux 5.10 sockets of several devices cannot share a registration.
+    /// Before Linux 5.10 sockets of several devices cannot share a registration: one was refused that could have its own.
     alone: bool,
 }
 
@@ -189,21 +189,26 @@ impl Memories {
         // The fullest that has room: the more ports a memory has, the more frames are not copied.
         let mut numbers: Vec<usize> = (0..self.all.len()).collect();
         numbers.sort_by_key(|number| Reverse(self.all[*number].members.len()));
+        let mut is_refused = self.alone;
         for number in numbers {
             let memory = &mut self.all[number];
-            if memory.spare.len() < shape.chunks() as usize || self.alone && !memory.members.is_empty() {
+            let is_shared = !memory.members.is_empty();
+            if memory.spare.len() < shape.chunks() as usize || is_refused && is_shared {
                 continue;
             }
             match memory.open(number, place, shape) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && !memory.members.is_empty() => {
-                    self.alone = true;
-                }
+                // Its place may be the reason.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && is_shared => is_refused = true,
                 // A smaller one may be allowed.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {}
-                other => return other,
+                Ok(joined) => {
+                    self.alone = is_refused;
+                    return Ok(joined);
+                }
+                error => return error,
             }
         }
-        let mut ports = if self.alone { 1 } else { PORTS };
+        let mut ports = if is_refused { 1 } else { PORTS };
         let (made, socket) = loop {
             match Blank::register(blank, ports, place, shape) {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory && ports > 1 => {
@@ -213,6 +218,8 @@ impl Memories {
                 other => break other?,
             }
         };
+        // It is not: there is a socket, with a registration of its own.
+        self.alone = is_refused;
         let number = self.all.len();
         self.all.push(Memory::new(made));
         let memory = &mut self.all[number];

@@ -151,7 +151,7 @@ impl XdpSocket {
         }
         flags.set(BindFlags::XDP_USE_SG, options.frags);
         let address = SocketAddrXdp::new(flags, place.device, place.queue);
-        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, free)
+        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, false, free)
     }
 
     /// Opens a socket for another queue or device that shares this one's registered memory, and its mode and `frags`
@@ -173,7 +173,8 @@ impl XdpSocket {
     /// registration lasts as long as one of its sockets does. `frags` must be what the first was opened with.
     ///
     /// # Errors
-    /// As [`XdpSocket::open`]; `NotConnected` when the other's device is gone; `InvalidInput` before Linux 5.10.
+    /// As [`XdpSocket::open`]; `NotConnected` when the other's device is gone; `InvalidInput` before Linux 5.10, and when the other is
+    /// the one that the queue has.
     pub fn open_sharing(
         umem: &Arc<Umem>,
         with: BorrowedFd<'_>,
@@ -185,7 +186,7 @@ impl XdpSocket {
         let rings = Rings::create(fd.as_fd(), options)?;
         let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, place.device, place.queue);
         let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: with };
-        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, free)
+        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, true, free)
     }
 
     /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
@@ -277,6 +278,7 @@ impl XdpSocket {
         address: &impl SocketAddrArg,
         place: Place<'_>,
         options: &XdpOptions,
+        shares: bool,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
         if options.send_buffer > 0 {
@@ -289,6 +291,7 @@ impl XdpSocket {
                 let message = "bind: the socket that it is to share a memory with has lost its device";
                 io::Error::new(io::ErrorKind::NotConnected, message)
             }
+            Errno::INVAL => io::Error::new(io::ErrorKind::InvalidInput, invalid(place, options, shares)),
             other => errno("bind")(other),
         });
         if bound.is_ok() {
@@ -436,6 +439,22 @@ fn identity(cookie: u64, options: &XdpOptions) -> io::Result<u64> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket's cookie is too large"));
     }
     Ok(cookie << 20 | sizes)
+}
+
+/// What `xsk_bind` and `xp_assign_dev` (`net/xdp`) can mean by `EINVAL`, with what is asked of them here. The kernel does not say which.
+fn invalid(place: Place<'_>, options: &XdpOptions, shares: bool) -> String {
+    let Place { device, queue, .. } = place;
+    let mut causes = vec![format!("device {device} has no queue {queue}")];
+    if shares {
+        causes.push("that queue has the very socket that it is to share a memory with".to_owned());
+        causes.push("sockets of several queues share none before Linux 5.10".to_owned());
+    } else if options.frags {
+        causes.push("frames of several chunks need Linux 6.6".to_owned());
+    }
+    if options.copy == CopyMode::ZeroCopy {
+        causes.push("the driver refuses zero-copy".to_owned());
+    }
+    format!("bind: {}", causes.join(", or "))
 }
 
 fn socket() -> io::Result<OwnedFd> {

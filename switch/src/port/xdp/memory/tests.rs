@@ -423,6 +423,11 @@ fn a_port_that_cannot_be_opened_costs_no_memory() {
         let busy = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
         busy(open(place, SHAPE, Duration::from_millis(20)).unwrap_err());
         assert_eq!((spare(), a.memory().ports, memories().all.len()), (before, members, count));
+        // Nor can a queue be that the device does not have.
+        let error = open(Place::new(a.index, 7), SHAPE, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("has no queue 7"), "{error}");
+        assert!(!memories().alone, "others share memories all the same");
         // As if there were no room in any.
         let aside: Vec<_> = memories().all.iter_mut().map(|it| std::mem::take(&mut it.spare)).collect();
         let mut blank = None;
@@ -434,7 +439,18 @@ fn a_port_that_cannot_be_opened_costs_no_memory() {
         assert_eq!(blank.spare.len(), blank.umem.count() as usize);
         drop(blank);
         memories().all.iter_mut().zip(aside).for_each(|(memory, spare)| memory.spare = spare);
+        // Neither does one that ports have had keep the pages that it has got again.
+        let b = Pod::new("b");
+        let (index, number) = (b.index, a.memory().number);
+        assert_eq!(b.memory().number, number);
         a.end();
+        Netlink::new().unwrap().link_del(index).unwrap();
+        let umem = memories().all[number].umem;
+        assert!(pages(umem) > 0);
+        assert!(b.device.end());
+        assert_eq!(pages(umem), 0);
+        assert!(open(Place::new(index, 0), SHAPE, Duration::ZERO).is_err());
+        assert_eq!(pages(umem), 0);
         assert_eq!(spare(), all());
     });
 }

@@ -138,11 +138,20 @@ fn what_cannot_be_is_refused() {
         let mut kind = |queue, options: &XdpOptions| {
             let error = XdpSocket::open(&umem, Place::new(near, queue), options, &mut free).unwrap_err();
             all_there(&free);
+            if queue > 0 {
+                let text = error.to_string();
+                let both =
+                    format!("bind: device {near} has no queue 7, or frames of several chunks need Linux 6.6");
+                assert_eq!(text, if options.frags { &both } else { both.split_once(',').unwrap().0 });
+            }
             error.kind()
         };
         let odd = XdpOptions { rx: 100, ..XdpOptions::default() };
         assert_eq!(kind(0, &odd), std::io::ErrorKind::InvalidInput);
-        assert_eq!(kind(7, &XdpOptions::default()), std::io::ErrorKind::InvalidInput);
+        for frags in [false, true] {
+            let options = XdpOptions { frags, ..XdpOptions::default() };
+            assert_eq!(kind(7, &options), std::io::ErrorKind::InvalidInput);
+        }
         let zero = XdpOptions { copy: CopyMode::ZeroCopy, ..XdpOptions::default() };
         assert_eq!(kind(0, &zero), std::io::ErrorKind::Unsupported);
         let auto = XdpOptions { copy: CopyMode::Auto, ..XdpOptions::default() };

@@ -121,6 +121,25 @@ fn a_registration_outlives_its_first_socket() {
     });
 }
 
+/// Kernel fact: a queue that has a socket is busy for any other, but not for one that is to share this one's memory (`xsk_bind`).
+#[test]
+fn the_kernel_says_several_things_by_one_error() {
+    inside(|| {
+        let (near, _) = pair("a", "b", 1500);
+        let options = XdpOptions::default();
+        let port = Port::new(near, Want::Auto, &options);
+        let busy = XdpSocket::open(port.socket.umem(), Place::new(near, 0), &options, &mut Vec::new());
+        assert_eq!(busy.unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
+        for (queue, cause) in [(0, "has the very socket"), (7, "has no queue 7")] {
+            let place = Place::new(near, queue);
+            let error = port.socket.open_beside(place, &options, &mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(cause), "{error}");
+        }
+        port.end();
+    });
+}
+
 /// Kernel fact: a socket whose device is deleted keeps none of its chunks (`xsk_notifier`), whoever else has it.
 #[test]
 fn a_deleted_device_leaves_its_chunks() {
