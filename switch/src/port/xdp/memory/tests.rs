@@ -4,12 +4,14 @@ use std::net::UdpSocket;
 use weft_sys::ethtool::{self, Offload};
 use weft_sys::link::{AddrFlags, LinkChange, Netlink};
 use weft_sys::netns::Netns;
+use weft_sys::tun::Offloads;
 
 use super::*;
+use crate::control::effects::port::{self, LivePort};
 use crate::control::effects::testing::{namespace, root};
 use crate::mem::{Batch, Frame, Pool};
-use crate::port::Refused;
 use crate::port::xdp::{RECEIVING, SENDING, SHAPE, XdpDevice};
+use crate::port::{Device, Refused};
 use crate::table::PortSlot;
 
 /// The memories are the process's: one test at a time.
@@ -474,6 +476,27 @@ fn the_kernels_chunks_are_taken_back_when_the_device_is_gone() {
         assert_eq!(d.memory().ports, 3);
         [a, c, d].into_iter().for_each(Pod::end);
         assert_eq!(spare(), all());
+    });
+}
+
+/// Their chunks are there before another process looks which there are.
+#[test]
+fn a_hand_over_waits_for_ports_that_end() {
+    inside(|| {
+        let (a, b) = (Pod::new("a"), Pod::new("b"));
+        let (before, Pod { netns, device, .. }) = (spare(), b);
+        let index = || Netlink::new().unwrap().link_by_name("eth0").unwrap().unwrap().index;
+        let live = LivePort {
+            device: Device::Xdp(Arc::new(device)),
+            netns: netns.id().unwrap(),
+            index: netns.run(index).unwrap(),
+            offloads: Offloads::empty(),
+            host: "b".to_owned(),
+        };
+        port::destroy(live, Some(netns));
+        assert!(port::wait_for_ends(PATIENCE));
+        assert_eq!((spare(), a.memory().ports), (before + (RECEIVING + SENDING) as usize, 1));
+        a.end();
     });
 }
 
