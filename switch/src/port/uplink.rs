@@ -171,6 +171,11 @@ impl Uplink {
         Ok(())
     }
 
+    /// As [`XdpDevice::settle_in`](super::XdpDevice::settle_in).
+    pub fn settle_in(&self) {
+        self.queues.iter().for_each(Queue::settle_in);
+    }
+
     /// From now on packets to `added` come here, and those to `removed` do not.
     ///
     /// # Errors

@@ -124,6 +124,11 @@ impl XdpDevice {
         self.queue.activate()
     }
 
+    /// To be called some time after [`XdpDevice::activate`], when frames flow: does what could wait, for milliseconds.
+    pub fn settle_in(&self) {
+        self.queue.settle_in();
+    }
+
     /// Gives its chunks to others, when its device is deleted and no worker has it any more. False: the device is still there, and
     /// they follow when it is not. It may wait: not on a worker.
     pub fn end(&self) -> bool {

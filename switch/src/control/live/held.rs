@@ -37,6 +37,9 @@ impl Live {
     pub fn settle(&mut self) {
         self.holder.refuse(|_| false);
         self.sync();
+        if let Some(uplink) = self.uplink.device() {
+            uplink.settle_in();
+        }
     }
 
     /// The service manager listens to this process from now on: it is told what it is to hold.
@@ -62,6 +65,9 @@ impl Live {
     pub fn refit_one(&mut self, state: &State) -> bool {
         let Some(name) = self.adopted.pop() else { return false };
         let (Some(open), Some(record)) = (self.ports.get(&name), state.ports.get(&name)) else { return true };
+        if let Device::Xdp(xdp) = &open.live.device {
+            xdp.settle_in();
+        }
         let Some(spec) = device(state, record) else { return true };
         if let Err(error) = port::refit(&spec, &open.netns) {
             tracing::warn!(port = name, %error, "the MTU of a port that came back");

@@ -160,6 +160,14 @@ impl Queue {
         Ok(())
     }
 
+    /// Does what takes time, and can be done when frames flow again. Workers go on meanwhile.
+    pub(crate) fn settle_in(&self) {
+        let umem = self.ends().as_ref().map(|ends| Arc::clone(&ends.umem));
+        if let Some(umem) = umem {
+            umem.populate();
+        }
+    }
+
     /// Closes it for good, and waits until the chunks of its account are others', as long as `patience` lasts. False: its device is still
     /// there.
     pub(crate) fn end(&self, patience: Duration) -> bool {
