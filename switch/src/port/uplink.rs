@@ -154,26 +154,31 @@ impl Uplink {
         Ok(Uplink { device, mtu, attachment, queues, endpoints, ways: ArcSwap::default() })
     }
 
-    /// Goes on where the other process was, which must not use it any more, for packets to `endpoints`.
+    /// Goes on where the other process was, which must not use it any more, for the packets that the program takes which that one
+    /// attached. [`Uplink::settle_in`] is due when they flow.
     ///
     /// # Errors
     /// As for [`Uplink::adopt`]; `ResourceBusy` on kernels before 6.4.
-    pub fn activate(&self, endpoints: &[SocketAddr]) -> io::Result<()> {
+    pub fn activate(&self) -> io::Result<()> {
+        self.queues.iter().try_for_each(Queue::activate)
+    }
+
+    /// Does what takes time after [`Uplink::activate`], and can be done when packets flow again: from now on they are those to
+    /// `endpoints`, and can be others. The kernel takes some 10 ms to put a program into another's place.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with the step.
+    pub fn settle_in(&self, endpoints: &[SocketAddr]) -> io::Result<()> {
+        self.queues.iter().for_each(Queue::settle_in);
         if self.endpoints.load().is_some() {
             return Ok(());
         }
-        self.queues.iter().try_for_each(Queue::activate)?;
         // Maps cannot be asked for: a program with its own takes the other's place, and no packet meets none.
         let (sockets, map, program) = program(endpoints, self.device)?;
         set_all(&sockets, &self.queues)?;
         self.attachment.replace(&program)?;
         self.endpoints.store(Arc::new(Some(map)));
         Ok(())
-    }
-
-    /// As [`XdpDevice::settle_in`](super::XdpDevice::settle_in).
-    pub fn settle_in(&self) {
-        self.queues.iter().for_each(Queue::settle_in);
     }
 
     /// From now on packets to `added` come here, and those to `removed` do not.

@@ -37,9 +37,6 @@ impl Live {
     pub fn settle(&mut self) {
         self.holder.refuse(|_| false);
         self.sync();
-        if let Some(uplink) = self.uplink.device() {
-            uplink.settle_in();
-        }
     }
 
     /// The service manager listens to this process from now on: it is told what it is to hold.
