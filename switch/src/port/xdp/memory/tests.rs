@@ -291,44 +291,29 @@ fn workers_send_to_each_others_ports() {
     });
 }
 
-/// Nobody else's frames are among those of one batch.
+/// From the first frame of a flush to the call that sends them.
 #[test]
-fn what_is_sent_at_once_stays_together() {
-    // All of them fit into the pod's socket.
-    const AT_ONCE: usize = 8;
-    const BATCHES: usize = 8;
+fn who_sends_has_the_device_alone() {
     inside(|| {
-        let (mut a, b) = (Pod::new("a"), Pod::new("b"));
-        a.reaches(&b, true);
-        a.send(0);
-        let mut frame = a.receive();
-        address(&mut frame);
-        let bytes = frame.with_vnet(weft_encap::VnetHdr::NONE).to_vec();
-        a.done(frame);
-        let begin = std::sync::Barrier::new(2);
-        let work = |number: u8| {
-            let mut bytes = bytes.clone();
-            bytes[12 + 42..].fill(number);
-            begin.wait();
-            for _ in 0..BATCHES {
-                let mut out = b.device.outbound();
-                (0..AT_ONCE).for_each(|_| out.send(&bytes).unwrap());
-                out.finish();
-            }
-        };
+        let Pod { netns: _netns, index, device, .. } = Pod::new("a");
+        let device = Device::Xdp(Arc::new(device));
+        let frame = [0; 12 + 60];
+        let mut sender = device.sender(0);
+        sender.send(&frame).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| work(1));
-            scope.spawn(|| work(2));
+            let ((tell, told), device) = (std::sync::mpsc::channel(), &device);
+            scope.spawn(move || {
+                device.flush();
+                tell.send(()).unwrap();
+            });
+            assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "another one came between");
+            sender.send(&frame).unwrap();
+            sender.finish();
+            told.recv_timeout(PATIENCE).unwrap();
         });
-        let mut came = Vec::new();
-        assert!(within(|| {
-            let mut bytes = [0; BYTES];
-            came.extend(b.udp.recv(&mut bytes).map(|_| bytes[0]).ok().filter(|number| *number < 3));
-            came.len() == 2 * BATCHES * AT_ONCE
-        }));
-        assert!(came.chunks(AT_ONCE).all(|batch| batch.iter().all(|number| *number == batch[0])), "{came:?}");
-        a.end();
-        b.end();
+        Netlink::new().unwrap().link_del(index).unwrap();
+        let Device::Xdp(device) = device else { unreachable!() };
+        assert!(device.end());
     });
 }
 
