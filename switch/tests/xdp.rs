@@ -17,6 +17,7 @@ use weft_sys::ethtool;
 use weft_sys::link::{LinkChange, Netlink};
 use weft_sys::netns::Netns;
 use weft_sys::sysctl;
+use weft_sys::xdp::{Attachment, Program, Want, XskMap};
 
 /// A veth pair: the switch's end `near`, and `far` with station 1 and a UDP socket behind it.
 struct Wire {
@@ -137,8 +138,9 @@ fn a_device_that_does_not_send_is_noticed() {
     let device = netns.run(|| XdpDevice::open(index())).unwrap().unwrap();
     let send = || {
         let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(&[7; 1000])).collect();
-        device.send(&frame).unwrap();
-        device.flush()
+        let mut out = device.outbound();
+        out.send(&frame).unwrap();
+        out.finish()
     };
     assert!(!send());
     until("it to be sent", || device.look() == 0);
@@ -155,6 +157,37 @@ fn a_device_that_does_not_send_is_noticed() {
     until("it to be sent", || device.look() == 0);
 }
 
+/// Its program cannot be attached: a device above it has one.
+#[test]
+fn a_device_that_could_not_be_opened_is_opened_later() {
+    if !root() {
+        return;
+    }
+    let wire = Wire::new();
+    let above = |line: &str| {
+        let done = wire.netns.run(|| Command::new("ip").args(line.split_whitespace()).status()).unwrap();
+        assert!(done.unwrap().success(), "{line}");
+    };
+    above("link add above link near type macvlan mode bridge");
+    let attach = || {
+        let index = Netlink::new().unwrap().link_by_name("above").unwrap().unwrap().index;
+        let program = Program::everything(&XskMap::new(1).unwrap()).unwrap();
+        Attachment::new(&program, index, Want::Generic).unwrap()
+    };
+    let program = wire.netns.run(attach).unwrap();
+    for _ in 0..10 {
+        let refused = wire.netns.run(|| XdpDevice::open(wire.near)).unwrap().unwrap_err().to_string();
+        assert!(refused.starts_with("attach the XDP program"), "{refused}");
+    }
+    drop(program);
+    let device = wire.open();
+    let mut out = device.outbound();
+    let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(b"now")).collect();
+    out.send(&frame).unwrap();
+    out.finish();
+    assert_eq!(wire.receive(), b"now");
+}
+
 /// A process that ended before the kernel took what was in the ring.
 #[test]
 fn what_a_process_leaves_in_the_ring_leaves_by_the_next() {
@@ -165,7 +198,7 @@ fn what_a_process_leaves_in_the_ring_leaves_by_the_next() {
     let device = wire.open();
     wire.set_up(false);
     let frame: Vec<u8> = [0; vnet::LEN].into_iter().chain(datagram(b"late")).collect();
-    device.send(&frame).unwrap();
+    device.outbound().send(&frame).unwrap();
     assert!(device.flush(), "sent by a device that is down");
     let parts: Vec<OwnedFd> =
         device.descriptors().iter().map(|part| part.try_clone_to_owned().unwrap()).collect();

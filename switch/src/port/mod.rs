@@ -124,12 +124,13 @@ impl Device {
         }
     }
 
-    /// The way in for the frames of one batch. `worker` picks the queue.
+    /// The way in for the frames of one batch. `worker` picks the queue. Some devices are locked as long as it lives: whoever has one
+    /// asks the device for nothing else.
     #[inline]
     pub fn sender(&self, worker: usize) -> Sender<'_> {
         match self {
             Device::Tap(tap) => Sender::Tap(tap, worker),
-            Device::Xdp(xdp) => Sender::Xdp(xdp),
+            Device::Xdp(xdp) => Sender::Xdp(xdp.outbound()),
             Device::Mem(mem) => Sender::Mem(mem.outbound()),
             Device::Segment(_) => Sender::Nowhere,
         }
@@ -186,7 +187,7 @@ pub enum Sender<'a> {
     /// A TAP, and the worker that sends.
     Tap(&'a TapDevice, usize),
     /// An AF_XDP socket.
-    Xdp(&'a XdpDevice),
+    Xdp(xdp::Outbound<'a>),
     /// An in-process ring.
     Mem(mem::Outbound<'a>),
     /// No device.
@@ -213,7 +214,7 @@ impl Sender<'_> {
     #[inline]
     pub fn finish(self) -> bool {
         match self {
-            Sender::Xdp(xdp) => xdp.flush(),
+            Sender::Xdp(xdp) => xdp.finish(),
             Sender::Tap(..) | Sender::Mem(_) | Sender::Nowhere => false,
         }
     }

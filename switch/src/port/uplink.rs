@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weft_encap::MacAddr;
-use weft_sys::xdp::{Attachment, CopyMode, Endpoints, Program, Want, XdpMode, XskMap, refuse_beside_another};
+use weft_sys::xdp::{
+    Attachment, CopyMode, Endpoints, Place, Program, Want, XdpMode, XskMap, refuse_beside_another,
+};
 
 use super::xdp::queue::{Ends, Queue, Shape};
 pub use tx::Way;
@@ -114,7 +116,8 @@ impl Uplink {
         refuse_beside_another(device)?;
         let mut queues = Vec::new();
         while queues.len() < MAX_QUEUES {
-            match Queue::open(device, queues.len() as u32, shape(mtu), CopyMode::Auto, Duration::ZERO) {
+            let place = Place::new(device, queues.len() as u32);
+            match Queue::open(place, shape(mtu), CopyMode::Auto, Duration::ZERO) {
                 Ok(queue) => queues.push(queue),
                 // The device has no more.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput && !queues.is_empty() => break,
@@ -151,15 +154,25 @@ impl Uplink {
         Ok(Uplink { device, mtu, attachment, queues, endpoints, ways: ArcSwap::default() })
     }
 
-    /// Goes on where the other process was, which must not use it any more, for packets to `endpoints`.
+    /// Goes on where the other process was, which must not use it any more, for the packets that the program takes which that one
+    /// attached. [`Uplink::settle_in`] is due when they flow.
     ///
     /// # Errors
     /// As for [`Uplink::adopt`]; `ResourceBusy` on kernels before 6.4.
-    pub fn activate(&self, endpoints: &[SocketAddr]) -> io::Result<()> {
+    pub fn activate(&self) -> io::Result<()> {
+        self.queues.iter().try_for_each(Queue::activate)
+    }
+
+    /// Does what takes time after [`Uplink::activate`], and can be done when packets flow again: from now on they are those to
+    /// `endpoints`, and can be others. The kernel takes some 10 ms to put a program into another's place.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with the step.
+    pub fn settle_in(&self, endpoints: &[SocketAddr]) -> io::Result<()> {
+        self.queues.iter().for_each(Queue::settle_in);
         if self.endpoints.load().is_some() {
             return Ok(());
         }
-        self.queues.iter().try_for_each(Queue::activate)?;
         // Maps cannot be asked for: a program with its own takes the other's place, and no packet meets none.
         let (sockets, map, program) = program(endpoints, self.device)?;
         set_all(&sockets, &self.queues)?;

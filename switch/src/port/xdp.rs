@@ -8,8 +8,8 @@
 //! Ports share memories (`memory`). A frame in one chunk stays in it while the switch decides and edits, and leaves in it by another port
 //! of the same memory; what is longer, or goes elsewhere, is copied.
 //!
-//! A worker locks the device for each batch that it receives, and for each frame that it sends; another one has to wait only
-//! where several workers send to one port.
+//! A worker locks the device for each batch that it receives, and for each that it sends ([`Outbound`]); another one has to wait
+//! only where several workers send to one port. Whoever has one locked locks no other one, and the memories after it, never before.
 
 /// The memories that ports share.
 mod memory;
@@ -18,10 +18,13 @@ pub(super) mod queue;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use weft_encap::vnet;
-use weft_sys::xdp::{Attachment, Buffer, CopyMode, Program, Want, XdpMode, XskMap, refuse_beside_another};
+use weft_sys::xdp::{
+    Attachment, Buffer, CopyMode, Place, Program, Want, XdpMode, XskMap, refuse_beside_another,
+};
 
 use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Frame, Ingress, Pool};
@@ -55,18 +58,51 @@ pub struct XdpDevice {
     device: u32,
 }
 
+/// The way out, locked for a batch of frames.
+#[derive(Debug)]
+pub struct Outbound<'a>(MutexGuard<'a, Option<Ends>>);
+
+impl Outbound<'_> {
+    /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`Outbound::finish`]. False:
+    /// it is to be sent otherwise. What `frame` has afterwards is nothing that may be read.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    #[inline]
+    pub fn pass(&mut self, frame: &mut Frame) -> Result<bool, Refused> {
+        self.0.as_mut().ok_or(Refused::Down)?.pass(frame)
+    }
+
+    /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`Outbound::finish`].
+    ///
+    /// # Errors
+    /// [`Refused`].
+    #[inline]
+    pub fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        let ends = self.0.as_mut().ok_or(Refused::Down)?;
+        ends.send(frame.get(vnet::LEN..).ok_or(Refused::Invalid)?)
+    }
+
+    /// Has the kernel send what was put on its way. True when some of it waits still: [`XdpDevice::flush`] after a while.
+    #[inline]
+    pub fn finish(mut self) -> bool {
+        self.0.as_mut().is_some_and(Ends::flush)
+    }
+}
+
 impl XdpDevice {
     /// Opens the host's end of a veth pair, by its index in the current namespace.
     ///
     /// # Errors
-    /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket.
+    /// What the kernel refuses, with the step: another program at the device (`AlreadyExists`), another socket. After any the device
+    /// is as it was, and can be opened again.
     pub fn open(device: u32) -> io::Result<Self> {
-        // Before there is a socket, which would stay bound as long as there is the device.
         refuse_beside_another(device)?;
-        let queue = Queue::open(device, QUEUE, SHAPE, CopyMode::Copy, FORGETTING)?;
         let sockets = XskMap::new(QUEUE + 1)?;
-        sockets.set(QUEUE, queue.descriptor())?;
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;
+        // Last: a socket that others have seen stays bound as long as there is the device.
+        let place = Place { device, queue: QUEUE, map: Some(&sockets) };
+        let queue = Queue::open(place, SHAPE, CopyMode::Copy, FORGETTING)?;
         Ok(XdpDevice { queue, attachment, device })
     }
 
@@ -86,6 +122,11 @@ impl XdpDevice {
     /// As for [`XdpDevice::adopt`]; `ResourceBusy` on kernels before 6.4.
     pub fn activate(&self) -> io::Result<()> {
         self.queue.activate()
+    }
+
+    /// To be called some time after [`XdpDevice::activate`], when frames flow: does what could wait, for milliseconds.
+    pub fn settle_in(&self) {
+        self.queue.settle_in();
     }
 
     /// Gives its chunks to others, when its device is deleted and no worker has it any more. False: the device is still there, and
@@ -200,31 +241,15 @@ impl XdpDevice {
         }
     }
 
-    /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`XdpDevice::flush`]. False:
-    /// it is to be sent otherwise. What `frame` has afterwards is nothing that may be read.
-    ///
-    /// # Errors
-    /// [`Refused`].
+    /// The way out. Nobody else receives or sends meanwhile.
     #[inline]
-    pub fn pass(&self, frame: &mut Frame) -> Result<bool, Refused> {
-        self.queue.ends().as_mut().ok_or(Refused::Down)?.pass(frame)
+    pub fn outbound(&self) -> Outbound<'_> {
+        Outbound(self.queue.ends())
     }
 
-    /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`XdpDevice::flush`].
-    ///
-    /// # Errors
-    /// [`Refused`].
-    #[inline]
-    pub fn send(&self, frame: &[u8]) -> Result<(), Refused> {
-        let mut ends = self.queue.ends();
-        let ends = ends.as_mut().ok_or(Refused::Down)?;
-        let frame = frame.get(vnet::LEN..).ok_or(Refused::Invalid)?;
-        ends.send(frame)
-    }
-
-    /// Has the kernel send what was put on its way. True when some of it waits still: flush again after a while.
+    /// Has the kernel send what was put on its way before. True when some of it waits still: flush again after a while.
     pub fn flush(&self) -> bool {
-        self.queue.ends().as_mut().is_some_and(Ends::flush)
+        self.outbound().finish()
     }
 }
 

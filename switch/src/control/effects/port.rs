@@ -11,6 +11,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use weft_api::port::PodRoute;
@@ -323,7 +325,9 @@ pub fn reconfigure(index: u32, netns: &Netns, old: &DeviceSpec, new: &DeviceSpec
 /// Returns at once; never fails, since what is gone needs no deleting.
 pub fn destroy(live: LivePort, netns: Option<Netns>) {
     let LivePort { device, index, netns: id, .. } = live;
+    let ending = matches!(device, Device::Xdp(_)).then(Ending::begin);
     in_background("close-tap", move || {
+        let _ending = ending;
         if let Some(netns) = netns.filter(|netns| netns.id().is_ok_and(|it| it == id)) {
             let deleted = netns.run(|| Netlink::new().and_then(|mut netlink| netlink.link_del(index)));
             match deleted {
@@ -339,6 +343,42 @@ pub fn destroy(live: LivePort, netns: Option<Netns>) {
         }
         drop(device);
     });
+}
+
+/// AF_XDP ports that are being ended.
+static ENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them.
+struct Ending;
+
+impl Ending {
+    fn begin() -> Self {
+        // Relaxed: who waits has begun them all itself.
+        ENDING.fetch_add(1, Ordering::Relaxed);
+        Ending
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Release: what was given back is seen by who sees the number.
+        ENDING.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Waits until AF_XDP ports that were [destroyed](destroy) have given their chunks back to the memory that they shared, as long as
+/// `patience` lasts: another process that takes the memory over finds those that are there then, and learns of no others. False: some
+/// are still to come.
+pub fn wait_for_ends(patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    // Acquire: pairs with the release of who has ended one.
+    while ENDING.load(Ordering::Acquire) > 0 {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Drops descriptors on a helper thread: closing a TAP blocks for 16 to 20 ms.

@@ -11,6 +11,7 @@ use super::{Beside, Draft, Forget, HangUp, Job, View, unix_now};
 use crate::control::cluster::Cluster;
 use crate::control::config::Config;
 use crate::control::derive::{self, Machine};
+use crate::control::effects::port;
 use crate::control::handover::Freeze;
 use crate::control::holder;
 use crate::control::ipam::IpamError;
@@ -24,6 +25,8 @@ use crate::table::{Epoch, Snapshot};
 
 /// How long a publication waits for the workers.
 pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(1);
+/// What a hand-over waits for at most that removed AF_XDP ports have ended, each of which gives up after a second.
+const ENDS: Duration = Duration::from_millis(1500);
 /// Every how many ticks the firewall is looked after.
 const FIREWALL_TICKS: u64 = 5;
 /// In how many ticks all names of namespaces are looked at, some at each, when nothing tells that one may have gone.
@@ -99,6 +102,11 @@ impl Engine {
 
     /// Lets go of the files and waits for what comes of it. True: another process has taken over.
     fn hand_over(&mut self, freeze: &Freeze) -> bool {
+        if !port::wait_for_ends(ENDS) {
+            tracing::info!(
+                "a removed AF_XDP port's device is still there; its part of a memory stays unused"
+            );
+        }
         self.store.release();
         let devices = self.live.devices();
         let given = holder::duplicates(&devices).map(|all| freeze.frozen.send(all).is_ok());

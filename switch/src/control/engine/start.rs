@@ -162,6 +162,7 @@ pub fn start(
     }
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     tracing::info!(ms, ports = live.devices().ports.len(), held = live.adopted(), "forwarding");
+    live.settle_uplink();
     // What follows may take long, and the manager asks this process for signs of life as soon as it knows of it.
     let signs = taken.map(|taken| {
         taken.wait_until_left(&publisher, &dataplane);

@@ -62,6 +62,9 @@ impl Live {
     pub fn refit_one(&mut self, state: &State) -> bool {
         let Some(name) = self.adopted.pop() else { return false };
         let (Some(open), Some(record)) = (self.ports.get(&name), state.ports.get(&name)) else { return true };
+        if let Device::Xdp(xdp) = &open.live.device {
+            xdp.settle_in();
+        }
         let Some(spec) = device(state, record) else { return true };
         if let Err(error) = port::refit(&spec, &open.netns) {
             tracing::warn!(port = name, %error, "the MTU of a port that came back");

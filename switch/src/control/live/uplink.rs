@@ -154,7 +154,7 @@ impl Live {
             let uplink = Uplink::adopt(parts, local.index, local.mtu);
             let uplink = uplink.and_then(|uplink| {
                 if !in_use {
-                    uplink.activate(&endpoints)?;
+                    uplink.activate()?;
                 }
                 Ok(uplink)
             });
@@ -180,13 +180,22 @@ impl Live {
     /// Goes on where the process before has stopped that handed the uplink over.
     pub fn activate_uplink(&mut self, state: &State) {
         let Some(open) = &self.uplink.open else { return };
-        if let Err(error) = open.uplink.activate(&open.endpoints) {
+        if let Err(error) = open.uplink.activate() {
             tracing::error!(%error, "the AF_XDP uplink cannot be taken over; VXLAN goes by UDP sockets");
             self.close_uplink();
             return;
         }
         self.let_uplink_poll();
         self.follow_ways(state);
+    }
+
+    /// Does for an uplink that was taken over what could wait until frames flow again.
+    pub fn settle_uplink(&mut self) {
+        let Some(open) = &self.uplink.open else { return };
+        if let Err(error) = open.uplink.settle_in(&open.endpoints) {
+            tracing::error!(%error, "the AF_XDP uplink cannot be told its endpoints; VXLAN goes by UDP sockets");
+            self.close_uplink();
+        }
     }
 
     /// Links or addresses changed: the next look is a thorough one.

@@ -6,17 +6,20 @@ use weft_sys::tun::Offloads;
 use super::Departure;
 use super::port::Turn;
 use crate::path::counters::Total;
-use crate::port::{Refused, XdpDevice};
+use crate::port::{Refused, Sender};
 
 impl Turn<'_> {
     /// Sends every frame; leaves them in the queue, for what they are in then has an owner. True when some have not left yet.
-    pub(super) fn pass(mut self, xdp: &XdpDevice, queue: &mut [Departure]) -> bool {
+    pub(super) fn pass(mut self, queue: &mut [Departure]) -> bool {
         let mut passed = 0;
         for departure in queue {
             let frame = &mut departure.frame;
             let bytes = frame.len() as u64;
             let may_pass = frame.is_in_chunk() && frame.vnet == VnetHdr::NONE;
-            let passes = if may_pass { xdp.pass(frame) } else { Ok(false) };
+            let passes = match &mut self.sender {
+                Sender::Xdp(xdp) if may_pass => xdp.pass(frame),
+                _ => Ok(false),
+            };
             match passes {
                 Ok(true) => {
                     passed += 1;

@@ -10,7 +10,7 @@ use super::Departure;
 use super::order::Order;
 use crate::mem::{Frame, MAX_FRAME, Pool};
 use crate::path::counters::{Counters, Total};
-use crate::port::{Device, Refused, Sender};
+use crate::port::{Refused, Sender};
 use crate::table::Port;
 
 /// A worker's buffer for superframes that a device does not take, and its list for putting datagrams in order.
@@ -32,7 +32,7 @@ impl Default for Cutter {
 /// One flush of one port's queue.
 pub(super) struct Turn<'a> {
     pub(super) port: &'a Port,
-    sender: Sender<'a>,
+    pub(super) sender: Sender<'a>,
     pool: &'a mut Pool,
     pub(super) counters: &'a Counters,
     cutter: &'a mut Cutter,
@@ -55,9 +55,8 @@ impl<'a> Turn<'a> {
     /// Sends every frame; leaves them in the queue for the caller to give back. True when the device has taken some that
     /// have not left it yet.
     pub(super) fn flush(mut self, queue: &mut [Departure]) -> bool {
-        let port = self.port;
-        if let Device::Xdp(xdp) = &port.device {
-            return self.pass(xdp, queue);
+        if let Sender::Xdp(_) = self.sender {
+            return self.pass(queue);
         }
         let accepts = self.port.device.accepts();
         if self.port.device.coalesces_udp() {

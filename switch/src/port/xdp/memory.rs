@@ -25,9 +25,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use weft_sys::xdp::{Buffer, Chunk, CopyMode, Umem, XdpOptions, XdpSocket};
+use weft_sys::xdp::{Buffer, Chunk, CopyMode, Place, Umem, XdpOptions, XdpSocket};
 
-use super::queue::{CHUNK, SEND_BUFFER, Shape};
+use super::queue::{CHUNK, Shape};
 
 /// Ports of one memory, of up to 25 MB. Of less where not so much can be locked.
 const PORTS: u32 = 8;
@@ -49,8 +49,6 @@ pub(crate) struct Joined {
     pub(crate) share: Share,
     pub(crate) umem: Arc<Umem>,
     pub(crate) socket: XdpSocket,
-    /// The socket once more.
-    pub(crate) fd: Arc<OwnedFd>,
     /// Those of its account that the kernel does not have.
     pub(crate) free: Vec<Chunk>,
     pub(crate) frags: bool,
@@ -71,7 +69,7 @@ pub struct Shared {
 struct Memories {
     /// By number. None ever goes.
     all: Vec<Memory>,
-    /// Before Linux 5.10 sockets of several devices cannot share a registration.
+    /// Before Linux 5.10 sockets of several devices cannot share a registration: one was refused that could have its own.
     alone: bool,
 }
 
@@ -90,34 +88,50 @@ struct Memory {
     frags: bool,
 }
 
+/// A memory that no port has had, and that goes if none is to have it.
+#[derive(Debug)]
+struct Blank {
+    umem: Arc<Umem>,
+    file: (u64, u64),
+    spare: Vec<Chunk>,
+    frags: bool,
+}
+
 #[derive(Debug)]
 struct Member {
     socket: u64,
     fd: Weak<OwnedFd>,
 }
 
-/// Opens a socket for queue `queue` of `device`, with an account in a memory that has room for it. One that another socket has is
-/// waited for as long as `patience` lasts. With it the descriptor of the memory.
+/// Opens a socket for a queue of a device, with an account in a memory that has room for it. One that another socket has is
+/// waited for as long as `patience` lasts.
 ///
 /// # Errors
-/// Those of [`XdpSocket::open`], with the step.
-pub(crate) fn open(place: (u32, u32), shape: Shape, patience: Duration) -> io::Result<(Joined, OwnedFd)> {
+/// Those of [`XdpSocket::open`], with the step. After any there is no socket, and no memory has a chunk less.
+pub(crate) fn open(place: Place<'_>, shape: Shape, patience: Duration) -> io::Result<Joined> {
     let end = Instant::now() + patience;
-    loop {
-        match memories().open(place, shape) {
+    let mut blank = None;
+    memories().sweep();
+    let opened = loop {
+        match memories().open(place, shape, &mut blank) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            other => return other,
+            other => break other,
         }
+    };
+    if opened.is_err() {
+        // One without ports, which it was to have, has pages again.
+        memories().sweep();
     }
+    opened
 }
 
 /// Takes over the memory and the socket of a port where another process has left them.
 ///
 /// # Errors
 /// What they are instead; those of [`XdpSocket::adopt`].
-pub(crate) fn adopt(memory: &OwnedFd, fd: &Arc<OwnedFd>, shape: Shape) -> io::Result<Joined> {
+pub(crate) fn adopt(memory: &Arc<OwnedFd>, fd: &Arc<OwnedFd>, shape: Shape) -> io::Result<Joined> {
     let mut memories = memories();
     let number = memories.adopt(memory)?;
     memories.all[number].adopt(number, fd, shape)
@@ -164,82 +178,115 @@ fn memories() -> MutexGuard<'static, Memories> {
 }
 
 impl Memories {
-    fn open(&mut self, place: (u32, u32), shape: Shape) -> io::Result<(Joined, OwnedFd)> {
+    fn sweep(&mut self) {
         self.all.iter_mut().for_each(|memory| {
             memory.sweep(0);
         });
+    }
+
+    /// `blank` is for the next try, when this one has failed.
+    fn open(&mut self, place: Place<'_>, shape: Shape, blank: &mut Option<Blank>) -> io::Result<Joined> {
         // The fullest that has room: the more ports a memory has, the more frames are not copied.
         let mut numbers: Vec<usize> = (0..self.all.len()).collect();
         numbers.sort_by_key(|number| Reverse(self.all[*number].members.len()));
+        let mut is_refused = self.alone;
         for number in numbers {
             let memory = &mut self.all[number];
-            if memory.spare.len() < shape.chunks() as usize || self.alone && !memory.members.is_empty() {
+            let is_shared = !memory.members.is_empty();
+            if memory.spare.len() < shape.chunks() as usize || is_refused && is_shared {
                 continue;
             }
             match memory.open(number, place, shape) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && !memory.members.is_empty() => {
-                    self.alone = true;
-                }
+                // Its place may be the reason.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && is_shared => is_refused = true,
                 // A smaller one may be allowed.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {}
-                other => return other,
+                Ok(joined) => {
+                    self.alone = is_refused;
+                    return Ok(joined);
+                }
+                error => return error,
             }
         }
-        let mut ports = if self.alone { 1 } else { PORTS };
-        let (memory, socket) = loop {
-            match Memory::create(ports, place, shape) {
-                Err(error) if error.kind() == io::ErrorKind::OutOfMemory && ports > 1 => ports /= 2,
+        let mut ports = if is_refused { 1 } else { PORTS };
+        let (made, socket) = loop {
+            match Blank::register(blank, ports, place, shape) {
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory && ports > 1 => {
+                    *blank = None;
+                    ports /= 2;
+                }
                 other => break other?,
             }
         };
+        // It is not: there is a socket, with a registration of its own.
+        self.alone = is_refused;
         let number = self.all.len();
-        self.all.push(memory);
+        self.all.push(Memory::new(made));
         let memory = &mut self.all[number];
         let rest = (shape.chunks() as usize).saturating_sub(socket.filled());
         let free = memory.spare.split_off(memory.spare.len() - rest);
-        memory.join(number, socket, free)
+        Ok(memory.admit(number, socket, free))
     }
 
     /// The number of a memory that this process has, or has from now on.
-    fn adopt(&mut self, memory: &OwnedFd) -> io::Result<usize> {
+    fn adopt(&mut self, memory: &Arc<OwnedFd>) -> io::Result<usize> {
         let file = file(memory)?;
         if let Some(number) = self.all.iter().position(|memory| memory.file == file) {
             return Ok(number);
         }
-        let (umem, spare) = Umem::adopt(memory.try_clone()?, CHUNK)?;
-        self.all.push(Memory::new(umem, file, spare, true));
+        let (umem, spare) = Umem::adopt(Arc::clone(memory), CHUNK)?;
+        self.all.push(Memory::new(Blank { umem, file, spare, frags: true }));
         Ok(self.all.len() - 1)
     }
 }
 
+impl Blank {
+    /// With room for `ports`.
+    fn new(ports: u32, shape: Shape) -> io::Result<Self> {
+        let (umem, spare) = Umem::create(ports * shape.chunks(), CHUNK)?;
+        Ok(Blank { file: file(&umem)?, umem, spare, frags: true })
+    }
+
+    /// Opens a socket that registers the one at hand, or a new one with room for `ports`. After an error it is at hand.
+    fn register(
+        at_hand: &mut Option<Self>,
+        ports: u32,
+        place: Place<'_>,
+        shape: Shape,
+    ) -> io::Result<(Self, XdpSocket)> {
+        let mut blank = match at_hand.take() {
+            Some(blank) => blank,
+            None => Self::new(ports, shape)?,
+        };
+        loop {
+            let options = XdpOptions { frags: blank.frags, ..shape.options(CopyMode::Copy) };
+            match XdpSocket::open(&blank.umem, place, &options, &mut blank.spare) {
+                Ok(socket) => return Ok((blank, socket)),
+                // Before Linux 6.6: frames of one chunk only.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && blank.frags => {
+                    blank.frags = false;
+                }
+                Err(error) => {
+                    *at_hand = Some(blank);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
 impl Memory {
-    fn new(umem: Arc<Umem>, file: (u64, u64), spare: Vec<Chunk>, frags: bool) -> Self {
+    fn new(Blank { umem, file, spare, frags }: Blank) -> Self {
         let umem = Box::leak(Box::new(umem));
         Memory { umem, file, spare, members: Vec::new(), leaving: Vec::new(), frags }
     }
 
-    /// Makes one with room for `ports`, of which the first has a socket with it already.
-    fn create(ports: u32, place: (u32, u32), shape: Shape) -> io::Result<(Self, XdpSocket)> {
-        let (umem, mut spare) = Umem::create(ports * shape.chunks(), CHUNK)?;
-        let mut options = shape.options(CopyMode::Copy);
-        let socket = match register(&umem, place, &options, &mut spare) {
-            // Before Linux 6.6: frames of one chunk only.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                options.frags = false;
-                register(&umem, place, &options, &mut spare)?
-            }
-            other => other?,
-        };
-        let file = file(&umem)?;
-        Ok((Memory::new(umem, file, spare, options.frags), socket))
-    }
-
     /// Opens a socket with an account of the spare chunks.
-    fn open(&mut self, number: usize, place: (u32, u32), shape: Shape) -> io::Result<(Joined, OwnedFd)> {
+    fn open(&mut self, number: usize, place: Place<'_>, shape: Shape) -> io::Result<Joined> {
         let mut free = self.spare.split_off(self.spare.len() - shape.chunks() as usize);
         let options = XdpOptions { frags: self.frags, ..shape.options(CopyMode::Copy) };
         match self.socket(place, &options, &mut free) {
-            Ok(socket) => self.join(number, socket, free),
+            Ok(socket) => Ok(self.admit(number, socket, free)),
             Err(error) => {
                 self.spare.append(&mut free);
                 Err(error)
@@ -248,39 +295,20 @@ impl Memory {
     }
 
     /// By the registration of any port whose device is still there; without one, by another.
-    fn socket(
-        &self,
-        place: (u32, u32),
-        options: &XdpOptions,
-        free: &mut Vec<Chunk>,
-    ) -> io::Result<XdpSocket> {
+    fn socket(&self, place: Place<'_>, options: &XdpOptions, free: &mut Vec<Chunk>) -> io::Result<XdpSocket> {
         for member in self.members.iter().filter_map(|member| member.fd.upgrade()) {
             match XdpSocket::open_sharing(self.umem, member.as_fd(), place, options, free) {
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
                 other => return other,
             }
         }
-        register(self.umem, place, options, free)
+        XdpSocket::open(self.umem, place, options, free)
     }
 
-    fn join(&mut self, number: usize, socket: XdpSocket, free: Vec<Chunk>) -> io::Result<(Joined, OwnedFd)> {
-        let fds = || {
-            socket.set_send_buffer(SEND_BUFFER)?;
-            Ok((socket.as_fd().try_clone_to_owned()?, self.umem.as_fd().try_clone_to_owned()?))
-        };
-        match fds() {
-            Ok((fd, memory)) => Ok((self.admit(number, socket, Arc::new(fd), free), memory)),
-            Err(error) => {
-                self.leave(socket, free);
-                Err(error)
-            }
-        }
-    }
-
-    fn admit(&mut self, number: usize, socket: XdpSocket, fd: Arc<OwnedFd>, free: Vec<Chunk>) -> Joined {
-        self.members.push(Member { socket: socket.id(), fd: Arc::downgrade(&fd) });
+    fn admit(&mut self, number: usize, socket: XdpSocket, free: Vec<Chunk>) -> Joined {
+        self.members.push(Member { socket: socket.id(), fd: Arc::downgrade(&socket.descriptor()) });
         let share = Share { umem: self.umem, number };
-        Joined { share, umem: Arc::clone(self.umem), socket, fd, free, frags: self.frags }
+        Joined { share, umem: Arc::clone(self.umem), socket, free, frags: self.frags }
     }
 
     fn adopt(&mut self, number: usize, fd: &Arc<OwnedFd>, shape: Shape) -> io::Result<Joined> {
@@ -294,7 +322,7 @@ impl Memory {
             None => {
                 let mut free = Vec::new();
                 let options = shape.options(CopyMode::Copy);
-                let socket = XdpSocket::adopt(fd.try_clone()?, self.umem, &options, &mut free);
+                let socket = XdpSocket::adopt(Arc::clone(fd), self.umem, &options, &mut free);
                 // Whatever was just coming back is of no port until it has its account.
                 self.spare.append(&mut free);
                 socket?
@@ -303,7 +331,7 @@ impl Memory {
         // All accounts fit, for they did in the process before, and a chunk of a ring is of that port's.
         let lacking = (shape.chunks() as usize).saturating_sub(socket.filled() + socket.unsent());
         let free = self.spare.split_off(self.spare.len().saturating_sub(lacking));
-        Ok(self.admit(number, socket, Arc::clone(fd), free))
+        Ok(self.admit(number, socket, free))
     }
 
     /// Closed is not left: whoever closes its ports because another process has them must not take anything from those.
@@ -328,16 +356,6 @@ impl Memory {
         }
         self.leaving.iter().all(|socket| socket.id() != asked)
     }
-}
-
-/// Opens a socket that registers the memory.
-fn register(
-    umem: &Arc<Umem>,
-    (device, queue): (u32, u32),
-    options: &XdpOptions,
-    free: &mut Vec<Chunk>,
-) -> io::Result<XdpSocket> {
-    XdpSocket::open(umem, device, queue, options, free)
 }
 
 fn file(memory: impl AsFd) -> io::Result<(u64, u64)> {

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weft_sys::xdp::{Buffer, Chunk, CopyMode, HEADROOM, Piece, Umem, XdpOptions, XdpSocket, XdpStatistics};
+use weft_sys::xdp::{
+    Buffer, Chunk, CopyMode, HEADROOM, Piece, Place, Umem, XdpOptions, XdpSocket, XdpStatistics,
+};
 
 use super::memory::{self, Joined, Share, Shared};
 use crate::mem::{Frame, Pool};
@@ -19,7 +21,7 @@ pub(crate) const FORGETTING: Duration = Duration::from_secs(2);
 /// Longest frame of an MTU: Ethernet header and a tag.
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
-pub(super) const SEND_BUFFER: usize = 4 << 20;
+const SEND_BUFFER: usize = 4 << 20;
 /// Frames that one call takes from a device that is polled, and what switches that on ([`XdpSocket::set_busy_poll`]).
 const BUSY_POLL_BUDGET: u16 = 64;
 const BUSY_POLL_US: u32 = 20;
@@ -56,6 +58,7 @@ impl Shape {
             completion: self.sending,
             copy,
             frags: true,
+            send_buffer: SEND_BUFFER,
         }
     }
 }
@@ -63,9 +66,9 @@ impl Shape {
 /// A socket and its memory.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Both once more, for the poll, and to be held.
+    /// Of both, for the poll, and to be held.
     socket: Arc<OwnedFd>,
-    memory: OwnedFd,
+    memory: Arc<OwnedFd>,
     shape: Shape,
     /// `None`: another process has it still.
     ends: Mutex<Option<Ends>>,
@@ -96,28 +99,25 @@ pub(crate) struct Ends {
 }
 
 impl Queue {
-    /// Opens a socket for queue `number` of `device` (an index) in the current namespace. One that another socket has is waited
-    /// for as long as `patience` lasts.
+    /// Opens a socket for a queue of a device. One that another socket has is waited for as long as `patience` lasts.
     ///
     /// # Errors
     /// Those of [`XdpSocket::open`], with the step.
     pub(crate) fn open(
-        device: u32,
-        number: u32,
+        place: Place<'_>,
         shape: Shape,
         copy: CopyMode,
         patience: Duration,
     ) -> io::Result<Self> {
         if shape.shares {
-            let (joined, memory) = memory::open((device, number), shape, patience)?;
-            let socket = Arc::clone(&joined.fd);
-            return Ok(Queue { socket, memory, shape, ends: Mutex::new(Some(Ends::joined(joined, shape))) });
+            return memory::open(place, shape, patience)
+                .map(|joined| Self::with(Ends::joined(joined, shape), shape));
         }
         let (umem, mut free) = Umem::create(shape.chunks(), CHUNK)?;
         let mut options = shape.options(copy);
         let end = Instant::now() + patience;
         let socket = loop {
-            match XdpSocket::open(&umem, device, number, &options, &mut free) {
+            match XdpSocket::open(&umem, place, &options, &mut free) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -128,15 +128,17 @@ impl Queue {
                 other => break other?,
             }
         };
-        socket.set_send_buffer(SEND_BUFFER)?;
-        let (fd, memory) = (socket.as_fd().try_clone_to_owned()?, umem.as_fd().try_clone_to_owned()?);
-        let ends = Mutex::new(Some(Ends::new(umem, socket, free, (shape, options.frags))));
-        Ok(Queue { socket: Arc::new(fd), memory, shape, ends })
+        Ok(Self::with(Ends::new(umem, socket, free, (shape, options.frags)), shape))
+    }
+
+    fn with(ends: Ends, shape: Shape) -> Self {
+        let (socket, memory) = (ends.socket.descriptor(), ends.umem.descriptor());
+        Queue { socket, memory, shape, ends: Mutex::new(Some(ends)) }
     }
 
     /// Takes over what another process has opened, or held. Nothing is received or sent until [`Queue::activate`].
     pub(crate) fn adopt([socket, memory]: [OwnedFd; 2], shape: Shape) -> Self {
-        Queue { socket: Arc::new(socket), memory, shape, ends: Mutex::new(None) }
+        Queue { socket: socket.into(), memory: memory.into(), shape, ends: Mutex::new(None) }
     }
 
     /// Goes on where the other process was, which must not use it any more.
@@ -150,12 +152,20 @@ impl Queue {
             let joined = memory::adopt(&self.memory, &self.socket, self.shape)?;
             ends.insert(Ends::joined(joined, self.shape)).flush();
         } else if ends.is_none() {
-            let (umem, mut free) = Umem::adopt(self.memory.try_clone()?, CHUNK)?;
+            let (umem, mut free) = Umem::adopt(Arc::clone(&self.memory), CHUNK)?;
             let options = self.shape.options(CopyMode::Copy);
-            let socket = XdpSocket::adopt(self.socket.try_clone()?, &umem, &options, &mut free)?;
+            let socket = XdpSocket::adopt(Arc::clone(&self.socket), &umem, &options, &mut free)?;
             ends.insert(Ends::new(umem, socket, free, (self.shape, true))).flush();
         }
         Ok(())
+    }
+
+    /// Does what takes time, and can be done when frames flow again. Workers go on meanwhile.
+    pub(crate) fn settle_in(&self) {
+        let umem = self.ends().as_ref().map(|ends| Arc::clone(&ends.umem));
+        if let Some(umem) = umem {
+            umem.populate();
+        }
     }
 
     /// Closes it for good, and waits until the chunks of its account are others', as long as `patience` lasts. False: its device is still

@@ -16,13 +16,14 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `length` bytes of `fd` from `offset` on.
+    /// Maps `length` bytes of `fd` from `offset` on. Without `populated` each page is mapped when it is first used, or by
+    /// [`Mapping::populate`].
     ///
     /// # Errors
     /// Those of `mmap(2)`.
-    pub(super) fn new(fd: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<Self> {
+    pub(super) fn new(fd: BorrowedFd<'_>, offset: u64, length: usize, populated: bool) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        let flags = libc::MAP_SHARED | if populated { libc::MAP_POPULATE } else { 0 };
         let offset = offset as libc::off_t;
         // SAFETY: the kernel chooses a place where nothing is.
         let start =
@@ -32,6 +33,17 @@ impl Mapping {
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, length })
+    }
+
+    /// Maps all pages that are not yet.
+    ///
+    /// # Errors
+    /// `EINVAL` before Linux 5.14; `ENOMEM`.
+    pub(super) fn populate(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping's; its bytes stay what they are.
+        let done =
+            unsafe { libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_POPULATE_WRITE) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// The first byte.

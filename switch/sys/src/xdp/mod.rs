@@ -25,7 +25,7 @@ pub use attach::{Attachment, Want, refuse_beside_another};
 pub use buffer::Buffer;
 pub use program::{Endpoints, Program, XskMap};
 pub use rustix::net::xdp::XdpStatistics;
-pub use socket::{CopyMode, XdpOptions, XdpSocket};
+pub use socket::{CopyMode, Place, XdpOptions, XdpSocket};
 pub use transfer::MAX_PIECES;
 pub use umem::{CHUNK_SIZES, Chunk, HEADROOM, MAX_SIZE, Piece, Umem};
 

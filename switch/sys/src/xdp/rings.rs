@@ -78,7 +78,7 @@ unsafe fn map<T: Copy>(
         flags: flags as usize,
         entries: offsets.desc as usize,
     };
-    let mapping = Mapping::new(fd, place, Mapped::<T>::length(&offsets, size))?;
+    let mapping = Mapping::new(fd, place, Mapped::<T>::length(&offsets, size), true)?;
     // SAFETY: the caller's promise; a mapping of this length has room for `size` entries.
     Ok(unsafe { Mapped::new(mapping, offsets, size) })
 }

@@ -25,6 +25,7 @@ use rustix::net::xdp::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
+use super::program::XskMap;
 use super::ring::{Consumer, Mapped, Producer};
 use super::rings::{self, Rings};
 use super::sole::Sole;
@@ -59,19 +60,42 @@ pub struct XdpOptions {
     pub copy: CopyMode,
     /// Frames of more than one chunk, both ways (`XDP_USE_SG`, Linux 6.6).
     pub frags: bool,
+    /// Bytes that may be on their way to the device at once, in copy mode; beyond the kernel stops sending. 0: what the system has
+    /// set.
+    pub send_buffer: usize,
+}
+
+/// What a socket is opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Index of a device of the current namespace.
+    pub device: u32,
+    /// One of its queues.
+    pub queue: u32,
+    /// Frames of that queue come to it by this map.
+    pub map: Option<&'a XskMap>,
+}
+
+impl Place<'_> {
+    /// A queue of a device, whose frames come to the socket when it is put into a map.
+    #[must_use]
+    pub fn new(device: u32, queue: u32) -> Self {
+        Self { device, queue, map: None }
+    }
 }
 
 impl Default for XdpOptions {
     /// 2048 entries each, copies, one chunk for a frame.
     fn default() -> Self {
-        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, copy: CopyMode::Copy, frags: false }
+        let (copy, frags, send_buffer) = (CopyMode::Copy, false, 0);
+        Self { rx: 2048, tx: 2048, fill: 2048, completion: 2048, copy, frags, send_buffer }
     }
 }
 
 /// A socket with its four rings.
 #[derive(Debug)]
 pub struct XdpSocket {
-    pub(super) fd: OwnedFd,
+    pub(super) fd: Arc<OwnedFd>,
     pub(super) umem: Arc<Umem>,
     pub(super) rx: Consumer<Mapped<XdpDesc>>,
     pub(super) tx: Producer<Mapped<XdpDesc>>,
@@ -90,20 +114,19 @@ pub struct XdpSocket {
 }
 
 impl XdpSocket {
-    /// Opens a socket for `queue` of `device` (an index) in the current namespace.
+    /// Opens a socket for a queue of a device.
     ///
     /// The memory is registered anew for this socket: several sockets may have the same, each in its own mode. What the
     /// fill ring has room for is taken from `free` before the socket is bound: some drivers want it full by then.
     ///
     /// # Errors
-    /// `ResourceBusy` when the queue has a socket; `EOPNOTSUPP` and others for [`CopyMode::ZeroCopy`] where the driver
+    /// After any there is no socket, and `free` has all that it had (less with zero-copy). `ResourceBusy` when the queue has a socket; `EOPNOTSUPP` and others for [`CopyMode::ZeroCopy`] where the driver
     /// cannot; `InvalidInput` for ring sizes that are no powers of two, a queue that the device does not have, and
     /// `frags` on kernels before 6.6; `PermissionDenied` without CAP_NET_RAW; `OutOfMemory` beyond RLIMIT_MEMLOCK
-    /// without CAP_IPC_LOCK.
+    /// without CAP_IPC_LOCK; those of [`XskMap::set`].
     pub fn open(
         umem: &Arc<Umem>,
-        device: u32,
-        queue: u32,
+        place: Place<'_>,
         options: &XdpOptions,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
@@ -127,8 +150,8 @@ impl XdpSocket {
             CopyMode::Auto => {}
         }
         flags.set(BindFlags::XDP_USE_SG, options.frags);
-        let address = SocketAddrXdp::new(flags, device, queue);
-        Self::new(fd, umem, rings, options)?.bind(&address, free)
+        let address = SocketAddrXdp::new(flags, place.device, place.queue);
+        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, false, free)
     }
 
     /// Opens a socket for another queue or device that shares this one's registered memory, and its mode and `frags`
@@ -138,32 +161,32 @@ impl XdpSocket {
     /// As [`XdpSocket::open`].
     pub fn open_beside(
         &self,
-        device: u32,
-        queue: u32,
+        place: Place<'_>,
         options: &XdpOptions,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
         let options = XdpOptions { frags: self.frags, ..*options };
-        Self::open_sharing(&self.umem, self.fd.as_fd(), (device, queue), &options, free)
+        Self::open_sharing(&self.umem, self.fd.as_fd(), place, &options, free)
     }
 
     /// As [`XdpSocket::open_beside`], by a descriptor of any socket that has this memory: not only the one that registered it. The
     /// registration lasts as long as one of its sockets does. `frags` must be what the first was opened with.
     ///
     /// # Errors
-    /// As [`XdpSocket::open`]; `NotConnected` when the other's device is gone; `InvalidInput` before Linux 5.10.
+    /// As [`XdpSocket::open`]; `NotConnected` when the other's device is gone; `InvalidInput` before Linux 5.10, and when the other is
+    /// the one that the queue has.
     pub fn open_sharing(
         umem: &Arc<Umem>,
         with: BorrowedFd<'_>,
-        (device, queue): (u32, u32),
+        place: Place<'_>,
         options: &XdpOptions,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
         let fd = socket()?;
         let rings = Rings::create(fd.as_fd(), options)?;
-        let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, device, queue);
+        let addr = SocketAddrXdp::new(BindFlags::XDP_SHARED_UMEM, place.device, place.queue);
         let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: with };
-        Self::new(fd, umem, rings, options)?.bind(&address, free)
+        Self::new(fd.into(), umem, rings, options)?.bind(&address, place, options, true, free)
     }
 
     /// Takes over a bound socket of another process, which does not use it any more: the kernel goes on with it all the
@@ -178,11 +201,12 @@ impl XdpSocket {
     /// the memory; `AlreadyExists` while this process has another value of the same socket; `ResourceBusy` on kernels
     /// before 6.4, which do not map the rings of a bound socket.
     pub fn adopt(
-        fd: OwnedFd,
+        fd: impl Into<Arc<OwnedFd>>,
         umem: &Arc<Umem>,
         options: &XdpOptions,
         free: &mut Vec<Chunk>,
     ) -> io::Result<Self> {
+        let fd = fd.into();
         if sockopt::socket_domain(&fd).map_err(errno("SO_DOMAIN"))? != AddressFamily::XDP {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an AF_XDP socket"));
         }
@@ -199,7 +223,8 @@ impl XdpSocket {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         socket.recover_unsubmitted(free);
-        socket.note_mode()
+        socket.note_mode()?;
+        Ok(socket)
     }
 
     /// Takes chunks back that were lent and never submitted, because the other process has ended in between: so many as are
@@ -224,7 +249,7 @@ impl XdpSocket {
         free[before..].iter().for_each(|chunk| self.umem.settle(chunk));
     }
 
-    fn new(fd: OwnedFd, umem: &Arc<Umem>, rings: Rings, options: &XdpOptions) -> io::Result<Self> {
+    fn new(fd: Arc<OwnedFd>, umem: &Arc<Umem>, rings: Rings, options: &XdpOptions) -> io::Result<Self> {
         // No other socket of this machine has the same, in whatever process.
         let cookie = sockopt::socket_cookie(&fd).map_err(errno("SO_COOKIE"))?;
         let identity = identity(cookie, options)?;
@@ -247,31 +272,56 @@ impl XdpSocket {
         })
     }
 
-    fn bind(mut self, address: &impl SocketAddrArg, free: &mut Vec<Chunk>) -> io::Result<Self> {
+    /// The last step of all: what fails comes before, or leaves a socket that nobody else has had.
+    fn bind(
+        mut self,
+        address: &impl SocketAddrArg,
+        place: Place<'_>,
+        options: &XdpOptions,
+        shares: bool,
+        free: &mut Vec<Chunk>,
+    ) -> io::Result<Self> {
+        if options.send_buffer > 0 {
+            sockopt::set_socket_send_buffer_size_force(&self.fd, options.send_buffer)
+                .map_err(errno("SO_SNDBUFFORCE"))?;
+        }
         self.fill(free, usize::MAX);
-        match rustix::net::bind(&self.fd, address) {
-            Ok(()) => self.note_mode(),
+        let bound = rustix::net::bind(&self.fd, address).map_err(|error| match error {
+            Errno::BADF => {
+                let message = "bind: the socket that it is to share a memory with has lost its device";
+                io::Error::new(io::ErrorKind::NotConnected, message)
+            }
+            Errno::INVAL => io::Error::new(io::ErrorKind::InvalidInput, invalid(place, options, shares)),
+            other => errno("bind")(other),
+        });
+        if bound.is_ok() {
+            self.note_mode()?;
+        }
+        let set = |()| place.map.map_or(Ok(()), |map| map.set(place.queue, self.fd.as_fd()));
+        match bound.and_then(set) {
+            Ok(()) => Ok(self),
+            // The driver has some of them still.
+            Err(error) if self.zero_copy => Err(error),
             Err(error) => {
-                // It never was the device's.
+                // No frame ever came to it, it has sent none, and this is its only descriptor.
                 self.take_back(free);
-                Err(match error {
-                    Errno::BADF => {
-                        let message =
-                            "bind: the socket that it is to share a memory with has lost its device";
-                        io::Error::new(io::ErrorKind::NotConnected, message)
-                    }
-                    other => errno("bind")(other),
-                })
+                Err(error)
             }
         }
     }
 
-    fn note_mode(mut self) -> io::Result<Self> {
+    fn note_mode(&mut self) -> io::Result<()> {
         let options = sockopt::xdp_options(&self.fd).map_err(errno("XDP_OPTIONS"))?;
         self.zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         // Kernels that do not know it do not do it.
         self.busy_polls = rings::prefers_busy_poll(self.fd.as_fd()).unwrap_or(false);
-        Ok(self)
+        Ok(())
+    }
+
+    /// Its descriptor. It is open as long as anybody has this.
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
     }
 
     /// Its memory.
@@ -360,14 +410,6 @@ impl XdpSocket {
         self.busy_polls
     }
 
-    /// Lets so many bytes be on their way to the device at once, in copy mode; beyond the kernel stops sending.
-    ///
-    /// # Errors
-    /// `PermissionDenied` without CAP_NET_ADMIN.
-    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
-        sockopt::set_socket_send_buffer_size_force(&self.fd, bytes).map_err(errno("SO_SNDBUFFORCE"))
-    }
-
     /// Closes it, and takes back what the kernel has. Only in this crate: the device may write to these chunks as long as
     /// another descriptor of the socket is open, in whatever process, and with zero-copy until the next socket for the queue
     /// opens, or for some time (`xp_release_deferred`); the kernel has no sign for either.
@@ -397,6 +439,22 @@ fn identity(cookie: u64, options: &XdpOptions) -> io::Result<u64> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket's cookie is too large"));
     }
     Ok(cookie << 20 | sizes)
+}
+
+/// What `xsk_bind` and `xp_assign_dev` (`net/xdp`) can mean by `EINVAL`, with what is asked of them here. The kernel does not say which.
+fn invalid(place: Place<'_>, options: &XdpOptions, shares: bool) -> String {
+    let Place { device, queue, .. } = place;
+    let mut causes = vec![format!("device {device} has no queue {queue}")];
+    if shares {
+        causes.push("that queue has the very socket that it is to share a memory with".to_owned());
+        causes.push("sockets of several queues share none before Linux 5.10".to_owned());
+    } else if options.frags {
+        causes.push("frames of several chunks need Linux 6.6".to_owned());
+    }
+    if options.copy == CopyMode::ZeroCopy {
+        causes.push("the driver refuses zero-copy".to_owned());
+    }
+    format!("bind: {}", causes.join(", or "))
 }
 
 fn socket() -> io::Result<OwnedFd> {

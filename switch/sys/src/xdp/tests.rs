@@ -58,7 +58,7 @@ impl Port {
         let map = XskMap::new(1).unwrap();
         let attachment = Attachment::new(&Program::everything(&map).unwrap(), device, want).unwrap();
         let (mut fill, free) = halves(free);
-        let socket = XdpSocket::open(&umem, device, 0, options, &mut fill).unwrap();
+        let socket = XdpSocket::open(&umem, Place::new(device, 0), options, &mut fill).unwrap();
         map.set(0, socket.as_fd()).unwrap();
         let free = free.into_iter().chain(fill).collect();
         Self { socket, free, map, attachment }

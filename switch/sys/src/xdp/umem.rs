@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
@@ -79,8 +79,10 @@ impl Piece {
 #[derive(Debug)]
 pub struct Umem {
     id: u32,
-    memory: OwnedFd,
+    memory: Arc<OwnedFd>,
     mapping: Mapping,
+    /// All pages are mapped, or it is not worth another try.
+    populated: AtomicBool,
     chunk_size: u32,
     count: u32,
     _held: Held,
@@ -104,16 +106,18 @@ impl Umem {
         // Nobody cuts it under our feet.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memory, seals).map_err(io::Error::from).map_err(step("F_ADD_SEALS"))?;
-        Self::map(memory, count, chunk_size)
+        Self::map(memory.into(), count, chunk_size, true)
     }
 
     /// Takes over a memory of another process, which does not use it any more, and gives the chunks that the kernel does
-    /// not have. Then take over its sockets ([`super::XdpSocket::adopt`]): they may give more.
+    /// not have. Then take over its sockets ([`super::XdpSocket::adopt`]): they may give more. No page is mapped before it is
+    /// used, for there may be little time: [`Umem::populate`] does it later.
     ///
     /// # Errors
     /// `InvalidInput` when it is not what [`Umem::create`] makes with this size of chunks; `AlreadyExists` when this
     /// process has it.
-    pub fn adopt(memory: OwnedFd, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+    pub fn adopt(memory: impl Into<Arc<OwnedFd>>, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+        let memory = memory.into();
         let other = |_| io::Error::new(io::ErrorKind::InvalidInput, "not a memory for frames");
         let seals = rustix::fs::fcntl_get_seals(&memory).map_err(other)?;
         let bytes = rustix::fs::fstat(&memory)?.st_size.unsigned_abs();
@@ -122,20 +126,41 @@ impl Umem {
         if !seals.contains(SealFlags::SHRINK) || length(count, chunk_size) as u64 != bytes {
             return Err(other(Errno::INVAL));
         }
-        Self::map(memory, count, chunk_size)
+        Self::map(memory, count, chunk_size, false)
     }
 
-    fn map(memory: OwnedFd, count: u32, chunk_size: u32) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
+    fn map(
+        memory: Arc<OwnedFd>,
+        count: u32,
+        chunk_size: u32,
+        is_new: bool,
+    ) -> io::Result<(Arc<Self>, Vec<Chunk>)> {
         let length = length(count, chunk_size);
         let held = Held::new(memory.as_fd())?;
-        let mapping = Mapping::new(memory.as_fd(), 0, length).map_err(step("map the memory"))?;
+        let mapping = Mapping::new(memory.as_fd(), 0, length, is_new).map_err(step("map the memory"))?;
         // Relaxed: a number that nobody else has.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let umem = Arc::new(Self { id, memory, mapping, chunk_size, count, _held: held });
+        let populated = AtomicBool::new(is_new);
+        let umem = Arc::new(Self { id, memory, mapping, populated, chunk_size, count, _held: held });
         // Acquire: pairs with the releases of the process that had it before.
         let is_ours = |index: &u32| umem.owner(*index).load(Ordering::Acquire) == OURS;
         let chunks = (0..count).rev().filter(is_ours).map(|index| Chunk { umem: id, index }).collect();
         Ok((umem, chunks))
+    }
+
+    /// Maps those pages that this process has not used yet, which is less work than to fault them in one by one, but all at once. Only
+    /// the first call does anything; before Linux 5.14 none.
+    pub fn populate(&self) {
+        // Relaxed: to do it twice does no harm.
+        if !self.populated.swap(true, Ordering::Relaxed) {
+            let _ = self.mapping.populate();
+        }
+    }
+
+    /// The memfd.
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.memory)
     }
 
     /// Number of chunks.

@@ -4,12 +4,14 @@ use std::net::UdpSocket;
 use weft_sys::ethtool::{self, Offload};
 use weft_sys::link::{AddrFlags, LinkChange, Netlink};
 use weft_sys::netns::Netns;
+use weft_sys::tun::Offloads;
 
 use super::*;
+use crate::control::effects::port::{self, LivePort};
 use crate::control::effects::testing::{namespace, root};
 use crate::mem::{Batch, Frame, Pool};
-use crate::port::Refused;
-use crate::port::xdp::{RECEIVING, SENDING, XdpDevice};
+use crate::port::xdp::{RECEIVING, SENDING, SHAPE, XdpDevice};
+use crate::port::{Device, Refused};
 use crate::table::PortSlot;
 
 /// The memories are the process's: one test at a time.
@@ -40,6 +42,13 @@ struct Pod {
     batch: Batch,
 }
 
+struct PodsTurn<'a> {
+    device: &'a XdpDevice,
+    udp: &'a UdpSocket,
+    pool: &'a mut Pool,
+    batch: &'a mut Batch,
+}
+
 impl Pod {
     /// Every pod has the same addresses: who sends to the neighbour of one sends to any.
     fn new(name: &str) -> Self {
@@ -66,6 +75,12 @@ impl Pod {
         let device = XdpDevice::open(index).unwrap();
         netlink.link_set(index, &up).unwrap();
         Pod { netns, index, device, udp: udp.unwrap(), pool: Pool::new(64), batch: Batch::default() }
+    }
+
+    /// What a worker has that receives from it.
+    fn turn(&mut self) -> PodsTurn<'_> {
+        let Pod { device, udp, pool, batch, .. } = self;
+        PodsTurn { device, udp, pool, batch }
     }
 
     fn set_up(&self, up: bool) {
@@ -117,11 +132,11 @@ impl Pod {
         let mut frame = found.expect("a frame");
         assert!(frame.is_in_chunk());
         address(&mut frame);
-        let passed = to.device.pass(&mut frame).unwrap();
+        let passed = to.device.outbound().pass(&mut frame).unwrap();
         assert_eq!(passed, passes);
         if !passed {
             let header = frame.vnet;
-            to.device.send(frame.with_vnet(header)).unwrap();
+            to.device.outbound().send(frame.with_vnet(header)).unwrap();
         }
         to.device.flush();
         self.done(frame);
@@ -201,7 +216,7 @@ fn a_frame_goes_to_another_port_in_its_chunk() {
             assert!(frame.push_front(4), "room for a tag");
             frame.pull_front(4);
             let place = frame.bytes().as_ptr();
-            assert!(b.device.pass(&mut frame).unwrap());
+            assert!(b.device.outbound().pass(&mut frame).unwrap());
             {
                 let ends = b.device.queue.ends();
                 let (umem, waits) = ends.as_ref().map(|ends| (&ends.umem, &ends.sending)).unwrap();
@@ -218,17 +233,87 @@ fn a_frame_goes_to_another_port_in_its_chunk() {
         a.send(3);
         let mut frame = a.receive();
         address(&mut frame);
-        assert!(a.device.pass(&mut frame).unwrap());
+        assert!(a.device.outbound().pass(&mut frame).unwrap());
         a.device.flush();
         a.done(frame);
         a.gets(3);
         assert!(within(|| a.is_whole()));
         // And an empty one, and one of the pool, to nobody.
         let mut frame = a.pool.take().unwrap();
-        assert!(!b.device.pass(&mut frame).unwrap());
+        assert!(!b.device.outbound().pass(&mut frame).unwrap());
         a.pool.give(frame);
         a.end();
         b.end();
+    });
+}
+
+/// Two workers, each with a port of its own to receive from: they lock two devices, one after the other.
+#[test]
+fn workers_send_to_each_others_ports() {
+    inside(|| {
+        let (mut a, mut b) = (Pod::new("a"), Pod::new("b"));
+        a.reaches(&b, true);
+        b.reaches(&a, true);
+        let work = |pod: PodsTurn<'_>, to: &XdpDevice| {
+            let PodsTurn { device, udp, pool, batch } = pod;
+            let (mut passed, start) = (0, Instant::now());
+            while passed < 5000 {
+                assert!(start.elapsed() < PATIENCE, "{passed} passed");
+                for _ in 0..8 {
+                    udp.send_to(&[1; BYTES], ("10.0.0.2", UDP_PORT)).unwrap();
+                }
+                device.receive(PortSlot(1), pool, batch);
+                let mut out = to.outbound();
+                for mut frame in batch.drain() {
+                    passed += usize::from(out.pass(&mut frame).unwrap_or(false));
+                    pool.give(frame);
+                }
+                out.finish();
+                device.take_back(pool);
+            }
+        };
+        {
+            let (one, other) = (a.turn(), b.turn());
+            let (to_one, to_other) = (one.device, other.device);
+            std::thread::scope(|scope| {
+                scope.spawn(|| work(one, to_other));
+                scope.spawn(|| work(other, to_one));
+            });
+        }
+        for pod in [&a, &b] {
+            assert!(within(|| {
+                pod.device.flush();
+                pod.is_whole() && pod.device.queue.ends().as_ref().unwrap().socket.unsent() == 0
+            }));
+        }
+        a.end();
+        b.end();
+    });
+}
+
+/// From the first frame of a flush to the call that sends them.
+#[test]
+fn who_sends_has_the_device_alone() {
+    inside(|| {
+        let Pod { netns: _netns, index, device, .. } = Pod::new("a");
+        let device = Device::Xdp(Arc::new(device));
+        let frame = [0; 12 + 60];
+        let mut sender = device.sender(0);
+        sender.send(&frame).unwrap();
+        std::thread::scope(|scope| {
+            let ((tell, told), device) = (std::sync::mpsc::channel(), &device);
+            scope.spawn(move || {
+                device.flush();
+                tell.send(()).unwrap();
+            });
+            assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "another one came between");
+            sender.send(&frame).unwrap();
+            sender.finish();
+            told.recv_timeout(PATIENCE).unwrap();
+        });
+        Netlink::new().unwrap().link_del(index).unwrap();
+        let Device::Xdp(device) = device else { unreachable!() };
+        assert!(device.end());
     });
 }
 
@@ -243,7 +328,7 @@ fn a_wedged_port_starves_nobody() {
             a.send(1);
             let mut frame = a.receive();
             address(&mut frame);
-            match wedged.device.pass(&mut frame) {
+            match wedged.device.outbound().pass(&mut frame) {
                 Ok(passed) => taken += usize::from(passed),
                 Err(why) => {
                     assert_eq!(why, Refused::Full);
@@ -257,7 +342,7 @@ fn a_wedged_port_starves_nobody() {
         }
         assert_eq!((taken, refused), (SENDING as usize, 3000 - SENDING as usize));
         // Copies come to the same end.
-        assert_eq!(wedged.device.send(&[0; 100]), Err(Refused::Full));
+        assert_eq!(wedged.device.outbound().send(&[0; 100]), Err(Refused::Full));
         a.reaches(&b, true);
         b.reaches(&a, true);
         assert!(wedged.is_whole(), "it can still receive");
@@ -314,6 +399,49 @@ fn a_port_that_ends_leaves_room_for_another() {
     });
 }
 
+/// The device has another socket: it is tried again and again, with one memory, and nothing is left of it.
+#[test]
+fn a_port_that_cannot_be_opened_costs_no_memory() {
+    let pages = |umem: &Umem| rustix::fs::fstat(umem).unwrap().st_blocks;
+    inside(|| {
+        let a = Pod::new("a");
+        let (before, members, count) = (spare(), a.memory().ports, memories().all.len());
+        let place = Place::new(a.index, 0);
+        let busy = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        busy(open(place, SHAPE, Duration::from_millis(20)).unwrap_err());
+        assert_eq!((spare(), a.memory().ports, memories().all.len()), (before, members, count));
+        // Nor can a queue be that the device does not have.
+        let error = open(Place::new(a.index, 7), SHAPE, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("has no queue 7"), "{error}");
+        assert!(!memories().alone, "others share memories all the same");
+        // As if there were no room in any.
+        let aside: Vec<_> = memories().all.iter_mut().map(|it| std::mem::take(&mut it.spare)).collect();
+        let mut blank = None;
+        busy(memories().open(place, SHAPE, &mut blank).unwrap_err());
+        let first = Arc::as_ptr(&blank.as_ref().unwrap().umem);
+        busy(memories().open(place, SHAPE, &mut blank).unwrap_err());
+        let blank = blank.unwrap();
+        assert_eq!((Arc::as_ptr(&blank.umem), memories().all.len()), (first, count));
+        assert_eq!(blank.spare.len(), blank.umem.count() as usize);
+        drop(blank);
+        memories().all.iter_mut().zip(aside).for_each(|(memory, spare)| memory.spare = spare);
+        // Neither does one that ports have had keep the pages that it has got again.
+        let b = Pod::new("b");
+        let (index, number) = (b.index, a.memory().number);
+        assert_eq!(b.memory().number, number);
+        a.end();
+        Netlink::new().unwrap().link_del(index).unwrap();
+        let umem = memories().all[number].umem;
+        assert!(pages(umem) > 0);
+        assert!(b.device.end());
+        assert_eq!(pages(umem), 0);
+        assert!(open(Place::new(index, 0), SHAPE, Duration::ZERO).is_err());
+        assert_eq!(pages(umem), 0);
+        assert_eq!(spare(), all());
+    });
+}
+
 /// What is closed while its device is there is nobody's yet.
 #[test]
 fn the_kernels_chunks_are_taken_back_when_the_device_is_gone() {
@@ -336,6 +464,27 @@ fn the_kernels_chunks_are_taken_back_when_the_device_is_gone() {
     });
 }
 
+/// Their chunks are there before another process looks which there are.
+#[test]
+fn a_hand_over_waits_for_ports_that_end() {
+    inside(|| {
+        let (a, b) = (Pod::new("a"), Pod::new("b"));
+        let (before, Pod { netns, device, .. }) = (spare(), b);
+        let index = || Netlink::new().unwrap().link_by_name("eth0").unwrap().unwrap().index;
+        let live = LivePort {
+            device: Device::Xdp(Arc::new(device)),
+            netns: netns.id().unwrap(),
+            index: netns.run(index).unwrap(),
+            offloads: Offloads::empty(),
+            host: "b".to_owned(),
+        };
+        port::destroy(live, Some(netns));
+        assert!(port::wait_for_ends(PATIENCE));
+        assert_eq!((spare(), a.memory().ports), (before + (RECEIVING + SENDING) as usize, 1));
+        a.end();
+    });
+}
+
 /// As the next process does, with what the one before had in its hands.
 #[test]
 fn accounts_are_whole_again_after_the_process() {
@@ -346,7 +495,7 @@ fn accounts_are_whole_again_after_the_process() {
         let mut frame = a.receive();
         address(&mut frame);
         b.set_up(false);
-        assert!(b.device.pass(&mut frame).unwrap());
+        assert!(b.device.outbound().pass(&mut frame).unwrap());
         b.device.flush();
         a.send(2);
         a.send(3);

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use super::*;
 use crate::link::Netlink;
 use crate::testing;
-use crate::xdp::{Umem, XdpOptions, XdpSocket};
+use crate::xdp::{Place, Umem, XdpOptions, XdpSocket};
 
 const XDP_REDIRECT: u64 = 4;
 const PORT: u16 = 4789;
@@ -169,7 +169,7 @@ fn in_the_kernel() {
     let run = || {
         let lo = Netlink::new().unwrap().link_by_name("lo").unwrap().unwrap().index;
         let (umem, mut free) = Umem::create(8, 4096).unwrap();
-        let socket = XdpSocket::open(&umem, lo, 0, &XdpOptions::default(), &mut free).unwrap();
+        let socket = XdpSocket::open(&umem, Place::new(lo, 0), &XdpOptions::default(), &mut free).unwrap();
         let (sockets, endpoints) = (XskMap::new(1).unwrap(), Endpoints::new(2).unwrap());
         let program = Program::tunnel(&sockets, &endpoints, None).unwrap();
         assert!(program.has_frags());

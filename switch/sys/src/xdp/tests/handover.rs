@@ -8,8 +8,15 @@ use crate::process::Spawn;
 
 /// What the other process takes over: it is told by its environment, and finds the descriptors from 3 on.
 const CHILD: &str = "WEFT_TEST_XDP_CHILD";
-const OPTIONS: XdpOptions =
-    XdpOptions { rx: 64, tx: 64, fill: 128, completion: 64, copy: CopyMode::Copy, frags: false };
+pub(super) const OPTIONS: XdpOptions = XdpOptions {
+    rx: 64,
+    tx: 64,
+    fill: 128,
+    completion: 64,
+    copy: CopyMode::Copy,
+    frags: false,
+    send_buffer: 0,
+};
 
 /// Kernel fact: the rings of a bound socket can be mapped by another process (Linux 6.4). What comes meanwhile waits in
 /// the ring, and nothing is lost.
@@ -200,7 +207,7 @@ fn a_second_socket_waits_for_the_first() {
             let (peer, kernel) = (Packets::new(far), Packets::new(near));
             let port = Port::new(near, want, &OPTIONS);
             let (umem, mut free) = Umem::create(CHUNKS, 4096).unwrap();
-            let mut open = || XdpSocket::open(&umem, near, 0, &OPTIONS, &mut free);
+            let mut open = || XdpSocket::open(&umem, Place::new(near, 0), &OPTIONS, &mut free);
             assert_eq!(open().unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
             let Port { socket, map, attachment: _attachment, .. } = port;
             let start = Instant::now();

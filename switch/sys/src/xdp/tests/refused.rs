@@ -5,6 +5,15 @@ fn program() -> Program {
     Program::everything(&XskMap::new(1).unwrap()).unwrap()
 }
 
+/// The index of the first.
+fn pair_of_two_queues(near: &str, far: &str) -> u32 {
+    let two = ["numtxqueues", "2", "numrxqueues", "2"];
+    let mut ip = std::process::Command::new("ip");
+    ip.args(["link", "add", "name", near]).args(two).args(["type", "veth", "peer", "name", far]);
+    assert!(ip.status().unwrap().success());
+    Netlink::new().unwrap().link_by_name(near).unwrap().unwrap().index
+}
+
 fn attached(device: u32) -> Option<XdpMode> {
     Netlink::new().unwrap().xdp_program(device).unwrap().map(|program| program.mode)
 }
@@ -95,23 +104,58 @@ fn frames_without_a_socket_are_the_kernels() {
     }
 }
 
+/// One that is bound, and then not taken into its map, is as if it never had been.
+#[test]
+fn a_socket_without_a_place_in_its_map_leaves_nothing() {
+    inside(|| {
+        let near = pair_of_two_queues("a", "b");
+        let (umem, mut free) = Umem::create(CHUNKS, 4096).unwrap();
+        let (map, small) = (XskMap::new(2).unwrap(), XskMap::new(1).unwrap());
+        let mut open = |map| {
+            let place = Place { map: Some(map), ..Place::new(near, 1) };
+            XdpSocket::open(&umem, place, &XdpOptions::default(), &mut free)
+        };
+        let error = open(&small).unwrap_err().to_string();
+        assert!(error.starts_with("put a socket into the XSKMAP"), "{error}");
+        let mut socket = None;
+        // The kernel forgets it a little later.
+        assert!(within(|| {
+            socket = open(&map).ok();
+            socket.is_some()
+        }));
+        let socket = socket.unwrap();
+        assert_eq!(free.len() + socket.filled(), CHUNKS as usize);
+        socket.take_back(&mut free);
+        all_there(&free);
+    });
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     inside(|| {
         let (near, _) = pair("a", "b", 1500);
         let (umem, mut free) = Umem::create(CHUNKS, 4096).unwrap();
         let mut kind = |queue, options: &XdpOptions| {
-            let error = XdpSocket::open(&umem, near, queue, options, &mut free).unwrap_err();
+            let error = XdpSocket::open(&umem, Place::new(near, queue), options, &mut free).unwrap_err();
             all_there(&free);
+            if queue > 0 {
+                let text = error.to_string();
+                let both =
+                    format!("bind: device {near} has no queue 7, or frames of several chunks need Linux 6.6");
+                assert_eq!(text, if options.frags { &both } else { both.split_once(',').unwrap().0 });
+            }
             error.kind()
         };
         let odd = XdpOptions { rx: 100, ..XdpOptions::default() };
         assert_eq!(kind(0, &odd), std::io::ErrorKind::InvalidInput);
-        assert_eq!(kind(7, &XdpOptions::default()), std::io::ErrorKind::InvalidInput);
+        for frags in [false, true] {
+            let options = XdpOptions { frags, ..XdpOptions::default() };
+            assert_eq!(kind(7, &options), std::io::ErrorKind::InvalidInput);
+        }
         let zero = XdpOptions { copy: CopyMode::ZeroCopy, ..XdpOptions::default() };
         assert_eq!(kind(0, &zero), std::io::ErrorKind::Unsupported);
         let auto = XdpOptions { copy: CopyMode::Auto, ..XdpOptions::default() };
-        assert!(!XdpSocket::open(&umem, near, 0, &auto, &mut free).unwrap().is_zero_copy());
+        assert!(!XdpSocket::open(&umem, Place::new(near, 0), &auto, &mut free).unwrap().is_zero_copy());
     });
     for (count, size) in [(0, 4096), (1, 1024), (1, 8192), (1 << 20, 4096)] {
         let error = Umem::create(count, size).unwrap_err();

@@ -33,13 +33,15 @@ fn forward(open: impl FnOnce(&XdpSocket, u32) -> XdpSocket + Send) {
 
 #[test]
 fn a_chunk_goes_from_socket_to_socket_of_one_registration() {
-    forward(|first, device| first.open_beside(device, 0, &XdpOptions::default(), &mut Vec::new()).unwrap());
+    forward(|first, device| {
+        first.open_beside(Place::new(device, 0), &XdpOptions::default(), &mut Vec::new()).unwrap()
+    });
 }
 
 #[test]
 fn a_chunk_goes_from_socket_to_socket_of_two_registrations() {
     forward(|first, device| {
-        XdpSocket::open(first.umem(), device, 0, &XdpOptions::default(), &mut Vec::new()).unwrap()
+        XdpSocket::open(first.umem(), Place::new(device, 0), &XdpOptions::default(), &mut Vec::new()).unwrap()
     });
 }
 
@@ -70,8 +72,8 @@ fn a_registration_outlives_its_first_socket() {
             })
             .collect();
         let options = XdpOptions { rx: 32, tx: 32, fill: 32, completion: 32, ..XdpOptions::default() };
-        let first = XdpSocket::open(&umem, devices[0].0, 0, &options, &mut free).unwrap();
-        let second = first.open_beside(devices[1].0, 0, &options, &mut free).unwrap();
+        let first = XdpSocket::open(&umem, Place::new(devices[0].0, 0), &options, &mut free).unwrap();
+        let second = first.open_beside(Place::new(devices[1].0, 0), &options, &mut free).unwrap();
         let mut sockets = vec![first, second];
         for (next, how) in [(2, "closed"), (3, "deleted")] {
             // The one that all others came by, directly or not, goes.
@@ -81,7 +83,7 @@ fn a_registration_outlives_its_first_socket() {
                 let last = XdpSocket::open_sharing(
                     &umem,
                     gone.as_fd(),
-                    (devices[next].0, 0),
+                    Place::new(devices[next].0, 0),
                     &options,
                     &mut Vec::new(),
                 );
@@ -92,7 +94,7 @@ fn a_registration_outlives_its_first_socket() {
                 let gone = gone.retire(&mut free).expect("it is open");
                 gone.take_back(&mut free);
             }
-            let place = (devices[next].0, 0);
+            let place = Place::new(devices[next].0, 0);
             let with = sockets[0].as_fd();
             sockets.push(XdpSocket::open_sharing(&umem, with, place, &options, &mut free).unwrap());
             for (at, socket) in sockets.iter().enumerate() {
@@ -116,6 +118,25 @@ fn a_registration_outlives_its_first_socket() {
             socket.take_back(&mut free);
         }
         all_there(&free);
+    });
+}
+
+/// Kernel fact: a queue that has a socket is busy for any other, but not for one that is to share this one's memory (`xsk_bind`).
+#[test]
+fn the_kernel_says_several_things_by_one_error() {
+    inside(|| {
+        let (near, _) = pair("a", "b", 1500);
+        let options = XdpOptions::default();
+        let port = Port::new(near, Want::Auto, &options);
+        let busy = XdpSocket::open(port.socket.umem(), Place::new(near, 0), &options, &mut Vec::new());
+        assert_eq!(busy.unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
+        for (queue, cause) in [(0, "has the very socket"), (7, "has no queue 7")] {
+            let place = Place::new(near, queue);
+            let error = port.socket.open_beside(place, &options, &mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(cause), "{error}");
+        }
+        port.end();
     });
 }
 

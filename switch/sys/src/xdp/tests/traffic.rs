@@ -31,8 +31,7 @@ fn frames_generic() {
 }
 
 const LONG: [usize; 6] = [60, 3840, 3841, 8000, 8950, 9014];
-const FRAGS: XdpOptions =
-    XdpOptions { rx: 64, tx: 64, fill: 128, completion: 64, copy: CopyMode::Auto, frags: true };
+const FRAGS: XdpOptions = XdpOptions { copy: CopyMode::Auto, frags: true, ..handover::OPTIONS };
 
 #[test]
 fn long_frames_native() {
@@ -81,7 +80,7 @@ fn frames_that_cannot_be_sent_stay() {
 /// More frames than rings and chunks: some are lost and counted, no chunk is.
 #[test]
 fn rings_that_overflow_lose_frames_and_no_chunk() {
-    let options = XdpOptions { rx: 16, tx: 64, fill: 32, completion: 64, copy: CopyMode::Copy, frags: false };
+    let options = XdpOptions { rx: 16, fill: 32, ..handover::OPTIONS };
     for want in [Want::Native, Want::Generic] {
         inside(|| {
             let (near, far) = pair("a", "b", 1500);

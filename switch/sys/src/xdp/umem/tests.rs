@@ -58,7 +58,31 @@ fn a_memory_is_taken_over_with_what_the_kernel_does_not_have() {
     let chunk = chunks.iter().find(|chunk| chunk.index() == index).unwrap();
     assert!(umem.bytes(chunk).iter().all(|byte| *byte == 9));
     let other = tempfile::tempfile().unwrap();
-    assert!(Umem::adopt(other.into(), 2048).is_err());
+    assert!(Umem::adopt(OwnedFd::from(other), 2048).is_err());
+}
+
+/// Kernel bytes of a memory that this process has mapped, by `/proc/self/smaps`.
+fn resident(umem: &Umem) -> usize {
+    let start = format!("{:x}-", umem.mapping.start().as_ptr() as usize);
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let rss = maps.lines().skip_while(|line| !line.starts_with(&start)).find(|line| line.starts_with("Rss:"));
+    rss.unwrap().split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn a_memory_that_is_taken_over_is_mapped_later() {
+    const COUNT: u32 = 2048;
+    let (umem, chunks) = Umem::create(COUNT, 2048).unwrap();
+    assert!(resident(&umem) >= umem.size());
+    let memory = umem.descriptor();
+    drop((umem, chunks));
+    let (umem, mut chunks) = Umem::adopt(memory, 2048).unwrap();
+    // What says who has which chunk was read.
+    assert!(resident(&umem) < umem.size() / 8, "{} of {}", resident(&umem), umem.size());
+    umem.bytes_mut(&mut chunks[0]).fill(7);
+    umem.populate();
+    assert!(resident(&umem) >= umem.size());
+    assert_eq!(umem.bytes(&chunks[0]), [7; 2048]);
 }
 
 /// Pieces that are not inside of their chunk.
