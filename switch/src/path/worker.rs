@@ -13,6 +13,7 @@
 //! The clock is read here and nowhere else on the fast path: once per batch, and once more after a batch of noise.
 
 mod noise;
+mod pace;
 mod sources;
 
 use std::collections::VecDeque;
@@ -54,9 +55,9 @@ const BULK_PAUSE_NS: u64 = 500_000_000;
 const SLICE: Duration = Duration::from_micros(100);
 /// The forwarder's upkeep is due this often while the worker is awake.
 const TICK_NS: u64 = 1_000_000_000;
-/// While sources are busy, the kernel is asked for others this often. Less than a batch of small frames takes: then it
-/// is asked after every turn, for a hundredth of the turn's time.
-const POLL_NS: u64 = 50_000;
+/// While sources are busy, the kernel is asked for others this often. Less than a turn takes, most of the time: then it is
+/// asked after every turn, for some hundredths of the turn's time.
+const POLL_NS: u64 = 25_000;
 /// A source is alone after so long without frames of others.
 const ALONE_NS: u64 = 10_000_000;
 /// Events taken from the kernel at a time.
@@ -111,6 +112,7 @@ pub(super) fn run(
         last_quiet: 0,
         latest: usize::MAX,
         latest_since: now,
+        last_turn: None,
         last_tick: now,
         last_poll: now,
     };
@@ -160,6 +162,8 @@ pub(super) struct Worker {
     /// The source whose turn was the last with frames, and since when only its turns were.
     latest: usize,
     latest_since: u64,
+    /// Frames of the latest turn, and their bytes, until the clock is read.
+    last_turn: Option<(usize, u64)>,
     last_tick: u64,
     last_poll: u64,
 }
@@ -275,6 +279,7 @@ impl Worker {
 
     /// After a sleep; `to_work`: not because a rest is over.
     fn woke(&mut self, to_work: bool) {
+        self.last_turn = None;
         self.post.counters.add(Total::Wakeups, 1);
         self.now = monotonic_ns();
         if to_work {
@@ -285,7 +290,7 @@ impl Worker {
     /// Ends the rests that are over.
     #[cold]
     fn rouse(&mut self) {
-        self.now = monotonic_ns();
+        self.read_clock();
         let (now, busy) = (self.now, &mut self.busy);
         self.resting.retain(|(until, index)| {
             let rests = *until > now;
@@ -318,10 +323,21 @@ impl Worker {
         moved
     }
 
+    /// Reads the clock, which ends the last turn.
+    #[inline]
+    fn read_clock(&mut self) {
+        let begun = std::mem::replace(&mut self.now, monotonic_ns());
+        if let Some((frames, bytes)) = self.last_turn.take()
+            && let Some(pace) = self.sources.pace(self.latest)
+        {
+            pace.note(frames, bytes, self.now - begun);
+        }
+    }
+
     /// One batch of one source, or its rest. True when frames were moved.
     #[inline]
     fn turn(&mut self, index: usize) -> bool {
-        self.now = monotonic_ns();
+        self.read_clock();
         let mut most = self.share(index);
         if let Some(noise) = self.sources.noise(index) {
             if let Some(until) = noise.rests_until(self.now, self.last_quiet) {
@@ -335,6 +351,8 @@ impl Worker {
         let frames = self.batch.len();
         if frames > 0 {
             self.note(index);
+            let bytes = self.batch.frames().iter().map(|frame| frame.len() as u64).sum();
+            self.last_turn = Some((frames, bytes));
             let misses = self.forward();
             if self.pool.has_chunks() {
                 self.take_back(index);
@@ -357,11 +375,13 @@ impl Worker {
     }
 
     /// Most frames of a source's next turn: more while nobody else has any, for the more datagrams of a flow a batch has, the
-    /// fewer system calls it takes to send them.
+    /// fewer system calls it takes to send them; fewer of those that take long, while others wait.
     #[inline]
-    fn share(&self, index: usize) -> usize {
-        let is_alone = index == self.latest && self.now - self.latest_since > ALONE_NS;
-        if is_alone { LARGE_BATCH } else { BATCH }
+    fn share(&mut self, index: usize) -> usize {
+        if index == self.latest && self.now - self.latest_since > ALONE_NS {
+            return LARGE_BATCH;
+        }
+        self.sources.pace(index).map_or(BATCH, |pace| pace.limit(BATCH))
     }
 
     /// Notes whose turn had frames.
@@ -456,7 +476,7 @@ impl Worker {
         if self.spin_ns == 0 {
             return false;
         }
-        self.now = monotonic_ns();
+        self.read_clock();
         let spin_ns = if self.now - self.last_bulk > BULK_NS {
             self.spin_ns
         } else if self.post.may_spin.load(Ordering::Relaxed) {

@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::noise::Noise;
+use super::pace::Pace;
 use crate::mem::Pool;
 use crate::port::underlay::Receiver;
 use crate::port::{Device, Underlay, Uplink};
@@ -30,6 +31,7 @@ struct Source {
     /// It is on one of the worker's lists.
     ready: bool,
     noise: Noise,
+    pace: Pace,
 }
 
 /// What a source is.
@@ -69,6 +71,12 @@ impl Sources {
             Some(Some(Source { kind: Kind::Port { .. }, noise, .. })) => Some(noise),
             _ => None,
         }
+    }
+
+    /// What the frames of a source cost.
+    #[inline]
+    pub(super) fn pace(&mut self, index: usize) -> Option<&mut Pace> {
+        self.all.get_mut(index)?.as_mut().map(|source| &mut source.pace)
     }
 
     /// Marks a source ready; true when it was not.
@@ -240,7 +248,7 @@ impl Sources {
         if index == self.all.len() {
             self.all.push(None);
         }
-        self.all[index] = Some(Source { kind, ready: false, noise: Noise::default() });
+        self.all[index] = Some(Source { kind, ready: false, noise: Noise::default(), pace: Pace::default() });
         Ok(())
     }
 }
