@@ -54,6 +54,12 @@ impl Lookup {
     fn new(key: FlowKey, secret: &HashSecret) -> Self {
         Lookup { key, hash: key.hash(secret) }
     }
+
+    /// The key's hash, by a secret of the cache.
+    #[inline]
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// One worker's flows.

@@ -13,6 +13,7 @@ mod load;
 mod miss;
 mod origin;
 mod punt;
+mod recent;
 mod route;
 /// The loop: wait, receive a batch, process it, flush.
 mod worker;

@@ -8,6 +8,7 @@ use super::cache::FlowCache;
 use super::counters::{Counters, Total};
 use super::limit::Limits;
 use super::out::Out;
+use super::recent::Recent;
 use super::shared::{FlowDump, Settings, Shared};
 use super::{guard, hit, miss};
 use crate::mem::{Batch, Frame, Ingress, Pool};
@@ -39,6 +40,7 @@ impl Sink for Out {
 pub struct Forwarder {
     worker: usize,
     cache: FlowCache,
+    recent: Recent,
     limits: Limits,
     shared: Arc<Shared>,
 }
@@ -46,11 +48,13 @@ pub struct Forwarder {
 impl Forwarder {
     /// A forwarder with an empty cache.
     pub fn new(worker: usize, settings: &Settings, shared: Arc<Shared>) -> Self {
-        Forwarder { worker, cache: FlowCache::new(settings.cache_entries), limits: Limits::new(), shared }
+        let cache = FlowCache::new(settings.cache_entries);
+        Forwarder { worker, cache, recent: Recent::new(), limits: Limits::new(), shared }
     }
 
     /// Takes every frame out of `batch`; each goes to `out`, or back to `pool`: consumed by the switch, or dropped and
-    /// counted. `now_ns` is the monotonic clock, read once for the batch. Says how many frames no cached flow knew.
+    /// counted. `now_ns` is the monotonic clock, read once for the batch. Says how many frames no cached flow
+    /// knew, or began a connection.
     pub fn process<S: Sink>(
         &mut self,
         snapshot: &Snapshot,
@@ -63,10 +67,13 @@ impl Forwarder {
         let limits = &mut self.limits;
         let shared = &*self.shared;
         let mut env = Env { snapshot, now_ns, now: seconds(now_ns), shared, limits, pool, out, counters };
-        let (mut hits, mut misses) = (0, 0u64);
+        let (mut hits, mut misses, mut new) = (0, 0u64, 0);
         for frame in batch.drain() {
-            match forward(&mut self.cache, &mut env, frame) {
-                Tier::Hit => hits += 1,
+            match forward(&mut self.cache, &mut self.recent, &mut env, frame) {
+                Tier::Hit { is_new } => {
+                    hits += 1;
+                    new += u64::from(is_new);
+                }
                 Tier::Miss => misses += 1,
             }
         }
@@ -76,7 +83,7 @@ impl Forwarder {
         if misses > 0 {
             counters.add(Total::CacheMisses, misses);
         }
-        misses as usize
+        (misses + new) as usize
     }
 
     /// Housekeeping, about once a second; bounded work.
@@ -120,23 +127,36 @@ impl<S> Env<'_, S> {
 }
 
 enum Tier {
-    Hit,
+    /// `is_new`: of a connection not met of late.
+    Hit {
+        is_new: bool,
+    },
     Miss,
 }
 
 #[inline]
-fn forward<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Frame) -> Tier {
+fn forward<S: Sink>(
+    cache: &mut FlowCache,
+    recent: &mut Recent,
+    env: &mut Env<'_, S>,
+    mut frame: Frame,
+) -> Tier {
     match admit_plain(&mut frame) {
         // Compiled for such frames alone, of which much is known.
-        Some(headers) => decide(cache, env, frame, headers, Gso::None),
-        None => forward_any(cache, env, frame),
+        Some(headers) => decide(cache, recent, env, frame, headers, Gso::None),
+        None => forward_any(cache, recent, env, frame),
     }
 }
 
 #[inline(never)]
-fn forward_any<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: Frame) -> Tier {
+fn forward_any<S: Sink>(
+    cache: &mut FlowCache,
+    recent: &mut Recent,
+    env: &mut Env<'_, S>,
+    mut frame: Frame,
+) -> Tier {
     match admit(&mut frame) {
-        Ok((headers, gso)) => decide(cache, env, frame, headers, gso),
+        Ok((headers, gso)) => decide(cache, recent, env, frame, headers, gso),
         Err(reason) => {
             env.drop(frame, reason);
             Tier::Miss
@@ -147,6 +167,7 @@ fn forward_any<S: Sink>(cache: &mut FlowCache, env: &mut Env<'_, S>, mut frame: 
 #[inline(always)]
 fn decide<S: Sink>(
     cache: &mut FlowCache,
+    recent: &mut Recent,
     env: &mut Env<'_, S>,
     frame: Frame,
     headers: Headers,
@@ -159,8 +180,9 @@ fn decide<S: Sink>(
         && let Some(action) = cache.find(lookup, env.snapshot, env.shared, env.now)
         && action.suits(&headers, gso)
     {
+        let is_new = recent.is_new(lookup.hash(), &headers);
         hit::run(env, action, frame, headers);
-        return Tier::Hit;
+        return Tier::Hit { is_new };
     }
     miss::run(cache, lookup, env, frame, headers, gso);
     Tier::Miss

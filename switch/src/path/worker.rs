@@ -353,13 +353,13 @@ impl Worker {
             self.note(index);
             let bytes = self.batch.frames().iter().map(|frame| frame.len() as u64).sum();
             self.last_turn = Some((frames, bytes));
-            let misses = self.forward();
+            let new = self.forward();
             if self.pool.has_chunks() {
                 self.take_back(index);
             }
             let noise = self.sources.noise(index);
             let is_noisy = noise.is_some_and(|noise| {
-                noise.account((frames, misses), self.now, monotonic_ns);
+                noise.account((frames, new), self.now, monotonic_ns);
                 noise.is_noisy()
             });
             if !is_noisy {
@@ -424,7 +424,7 @@ impl Worker {
         }
     }
 
-    /// Decides about the batch and sends it. Says how many frames no cached flow knew.
+    /// Decides about the batch and sends it. Says how many frames no cached flow knew, or began a connection.
     #[inline]
     fn forward(&mut self) -> usize {
         let counters = &self.post.counters;
@@ -440,7 +440,7 @@ impl Worker {
             }
         }
         counters.add(Total::Batches, 1);
-        let misses = self.forwarder.process(
+        let new = self.forwarder.process(
             &self.snapshot,
             self.now,
             &mut self.batch,
@@ -449,7 +449,7 @@ impl Worker {
             counters,
         );
         self.out.flush(&self.snapshot, &mut self.pool, counters);
-        misses
+        new
     }
 
     /// Frames that were in their device's own memory are done.

@@ -1,9 +1,9 @@
 //! What keeps a port that makes noise from the time of others.
 //!
-//! Noise is batches of which most frames no cached flow knows: new flows, broadcasts, frames that are dropped for what
-//! they are. A port may make as much as it likes while nobody else is at work, or while it takes less than a share of the
+//! Noise is batches of which most frames no cached flow knows, or each begins a connection: scans, broadcasts, frames that are dropped
+//! for what they are. A port may make as much as it likes while nobody else is at work, or while it takes less than a share of the
 //! worker's time; beyond, it rests, what it sends waits in its device's queue, and what does not fit there the device drops at the sender's
-//! expense, as every full queue does. Traffic of known flows is no noise, whatever its rate.
+//! expense, as every full queue does. Traffic of known connections is no noise, whatever its rate.
 
 use crate::mem::{BATCH, LARGE_BATCH};
 
@@ -52,16 +52,11 @@ impl Noise {
         self.is_noisy
     }
 
-    /// Notes a turn: how many frames, how many of them by no cached flow, its begin, and its end, which is asked for only
+    /// Notes a turn: how many frames, how many of them new or by no cached flow, its begin, and its end, which is asked for only
     /// if it was noise.
     #[inline]
-    pub(super) fn account(
-        &mut self,
-        (frames, misses): (usize, usize),
-        begun: u64,
-        end: impl FnOnce() -> u64,
-    ) {
-        self.is_noisy = misses * 2 > frames;
+    pub(super) fn account(&mut self, (frames, new): (usize, usize), begun: u64, end: impl FnOnce() -> u64) {
+        self.is_noisy = new * 2 > frames;
         if self.is_noisy {
             // Not beyond the begin: what was taken while nobody else was at work is no debt.
             let from = self.used_until.clamp(begun.saturating_sub(BURST_NS * SHARE), begun);
