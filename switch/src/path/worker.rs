@@ -109,7 +109,7 @@ pub(super) fn run(
         now,
         last_work: now,
         last_bulk: 0,
-        last_quiet: 0,
+        quiet: [(usize::MAX, 0); 2],
         latest: usize::MAX,
         latest_since: now,
         last_turn: None,
@@ -157,8 +157,8 @@ pub(super) struct Worker {
     now: u64,
     last_work: u64,
     last_bulk: u64,
-    /// When a source last had a turn without noise.
-    last_quiet: u64,
+    /// The two sources that last had a turn without noise, the later one first, and when.
+    quiet: [(usize, u64); 2],
     /// The source whose turn was the last with frames, and since when only its turns were.
     latest: usize,
     latest_since: u64,
@@ -339,12 +339,13 @@ impl Worker {
     fn turn(&mut self, index: usize) -> bool {
         self.read_clock();
         let mut most = self.share(index);
+        let others = self.others_last_worked(index);
         if let Some(noise) = self.sources.noise(index) {
-            if let Some(until) = noise.rests_until(self.now, self.last_quiet) {
+            if let Some(until) = noise.rests_until(self.now, others) {
                 self.resting.push((until, index));
                 return false;
             }
-            most = most.min(noise.batch(self.now, self.last_quiet));
+            most = most.min(noise.batch(self.now, others));
         }
         self.batch.set_limit(most);
         let rx = self.receive(index);
@@ -363,7 +364,10 @@ impl Worker {
                 noise.is_noisy()
             });
             if !is_noisy {
-                self.last_quiet = self.now;
+                if self.quiet[0].0 != index {
+                    self.quiet[1] = self.quiet[0];
+                }
+                self.quiet[0] = (index, self.now);
             }
         }
         match rx {
@@ -382,6 +386,13 @@ impl Worker {
             return LARGE_BATCH;
         }
         self.sources.pace(index).map_or(BATCH, |pace| pace.limit(BATCH))
+    }
+
+    /// When another source last had a turn without noise.
+    #[inline]
+    fn others_last_worked(&self, index: usize) -> u64 {
+        let [latest, before] = self.quiet;
+        if latest.0 == index { before.1 } else { latest.1 }
     }
 
     /// Notes whose turn had frames.

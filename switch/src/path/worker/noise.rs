@@ -29,21 +29,21 @@ pub(super) struct Noise {
 }
 
 impl Noise {
-    /// Most frames of the next turn at `now`, where others were last at work at `last_quiet`.
+    /// Most frames of the next turn at `now`, where others were last at work at `others`.
     #[inline]
-    pub(super) fn batch(&self, now: u64, last_quiet: u64) -> usize {
+    pub(super) fn batch(&self, now: u64, others: u64) -> usize {
         match self.is_noisy {
-            true if others_work(now, last_quiet) => NOISY_BATCH,
+            true if others_work(now, others) => NOISY_BATCH,
             // Who speaks seldom meets such a turn each time.
             true => BATCH,
             false => LARGE_BATCH,
         }
     }
 
-    /// Until when the source rests, if it does at `now`, and others were at work at `last_quiet`.
+    /// Until when the source rests, if it does at `now`, and others were at work at `others`.
     #[inline]
-    pub(super) fn rests_until(&self, now: u64, last_quiet: u64) -> Option<u64> {
-        (self.used_until > now && others_work(now, last_quiet)).then_some(self.used_until)
+    pub(super) fn rests_until(&self, now: u64, others: u64) -> Option<u64> {
+        (self.used_until > now && others_work(now, others)).then_some(self.used_until)
     }
 
     /// True if its last batch was noise.
@@ -67,8 +67,8 @@ impl Noise {
 }
 
 #[inline]
-fn others_work(now: u64, last_quiet: u64) -> bool {
-    now.saturating_sub(last_quiet) < QUIET_NS
+fn others_work(now: u64, others: u64) -> bool {
+    now.saturating_sub(others) < QUIET_NS
 }
 
 #[cfg(test)]
