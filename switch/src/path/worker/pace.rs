@@ -6,8 +6,8 @@
 
 /// A turn takes about so long at most, nanoseconds.
 const TURN_NS: u64 = 30_000;
-/// Frames that are small have at most so many bytes: larger ones come in superframes, and are left to the device's queue.
-const SMALL: u64 = 2048;
+/// Small frames have at most so many bytes, on average. Larger ones are bulk, which smaller turns cost more than they give others.
+const SMALL: u64 = 512;
 /// Frames of a turn at least.
 const LEAST: usize = 8;
 
