@@ -48,6 +48,8 @@ totals! {
     SuperframesWhole = "superframes_whole",
     /// UDP superframes that the switch made of a port's datagrams.
     UdpCoalesced = "udp_coalesced",
+    /// TCP superframes that the switch made of the segments of ports that send none, such as AF_XDP ports.
+    TcpCoalesced = "tcp_coalesced",
     /// TCP acknowledgments left out because a later one in the same batch says all that they say.
     AcksThinned = "acks_thinned",
     /// Sends to peers.

@@ -153,13 +153,15 @@ impl Device {
         }
     }
 
-    /// What a frame sent to it may still owe. A TAP takes everything, whatever its pod may send.
+    /// What a frame sent to it may still owe. A TAP takes everything, whatever its pod may send; an AF_XDP port so much of
+    /// superframes alone.
     #[inline]
     pub fn accepts(&self) -> Offloads {
         match self {
             Device::Tap(_) => Offloads::all(),
             Device::Mem(mem) => mem.accepts(),
-            Device::Xdp(_) | Device::Segment(_) => Offloads::empty(),
+            Device::Xdp(xdp) => xdp.accepts(),
+            Device::Segment(_) => Offloads::empty(),
         }
     }
 
@@ -169,14 +171,27 @@ impl Device {
         match self {
             Device::Tap(tap) => tap.coalesces_udp(),
             Device::Mem(mem) => mem.accepts().contains(Offloads::USO),
-            Device::Xdp(_) | Device::Segment(_) => false,
+            Device::Xdp(xdp) => xdp.coalesces_udp(),
+            Device::Segment(_) => false,
+        }
+    }
+
+    /// True when segments of one flow, which an AF_XDP port receives one by one, may be made one TCP superframe for it.
+    #[inline]
+    pub fn coalesces_tcp(&self) -> bool {
+        match self {
+            Device::Tap(_) => true,
+            Device::Xdp(xdp) => xdp.accepts().contains(Offloads::TSO4 | Offloads::TSO6),
+            Device::Mem(_) | Device::Segment(_) => false,
         }
     }
 
     /// The device refused a UDP superframe: its kernel is older than Linux 6.2.
     pub fn stop_coalescing_udp(&self) {
-        if let Device::Tap(tap) = self {
-            tap.stop_coalescing_udp();
+        match self {
+            Device::Tap(tap) => tap.stop_coalescing_udp(),
+            Device::Xdp(xdp) => xdp.stop_coalescing_udp(),
+            Device::Mem(_) | Device::Segment(_) => {}
         }
     }
 }

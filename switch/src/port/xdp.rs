@@ -1,8 +1,8 @@
 //! AF_XDP ports: the pod has one end of a veth pair, and whatever comes out at the other goes, by a program there, into
 //! memory that the kernel shares with this process.
 //!
-//! No system call is made for a frame received, and one for a batch sent. Neither checksums nor superframes pass: the pod's end
-//! has its offloads off, and what is sent must owe nothing. Socket, memory and program are three descriptors: with them another
+//! No system call is made for a frame received, and one for a batch sent. What comes owes no checksum and is no superframe: the pod's
+//! end has its offloads off. What is sent by the socket must owe nothing, either; superframes leave by a packet socket of the same device. Socket, memory and program are three descriptors: with them another
 //! process goes on where this one was, with all that waits.
 //!
 //! Ports share memories (`memory`). A frame in one chunk stays in it while the switch decides and edits, and leaves in it by another port
@@ -19,9 +19,12 @@ pub(super) mod queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weft_encap::vnet;
+use weft_sys::packet::PacketSender;
+use weft_sys::tun::Offloads;
 use weft_sys::xdp::{
     Attachment, Buffer, CopyMode, Place, Program, Want, XdpMode, XskMap, refuse_beside_another,
 };
@@ -30,7 +33,7 @@ use super::{BATCH_BYTES, Refused, Rx};
 use crate::mem::{Batch, Frame, Ingress, Pool};
 use crate::table::PortSlot;
 pub use memory::Shared;
-use queue::{Ends, FORGETTING, Queue, Shape};
+use queue::{Ends, FORGETTING, Queue, SEND_BUFFER, Shape};
 
 /// Chunks that the kernel has to receive in, and so the frames that may wait for this process, of one chunk each.
 const RECEIVING: u32 = 1024;
@@ -56,11 +59,18 @@ pub struct XdpDevice {
     queue: Queue,
     attachment: Attachment,
     device: u32,
+    /// By which superframes leave; `None` where the kernel has no packet sockets.
+    whole: Option<PacketSender>,
+    /// It takes those of UDP.
+    uso: AtomicBool,
 }
 
 /// The way out, locked for a batch of frames.
 #[derive(Debug)]
-pub struct Outbound<'a>(MutexGuard<'a, Option<Ends>>);
+pub struct Outbound<'a> {
+    ends: MutexGuard<'a, Option<Ends>>,
+    whole: Option<&'a PacketSender>,
+}
 
 impl Outbound<'_> {
     /// Puts a frame on its way in the chunk that it is in, if that is of the same memory; it leaves with [`Outbound::finish`]. False:
@@ -70,23 +80,33 @@ impl Outbound<'_> {
     /// [`Refused`].
     #[inline]
     pub fn pass(&mut self, frame: &mut Frame) -> Result<bool, Refused> {
-        self.0.as_mut().ok_or(Refused::Down)?.pass(frame)
+        self.ends.as_mut().ok_or(Refused::Down)?.pass(frame)
     }
 
-    /// Puts one frame, behind 12 bytes of vnet header, on its way; it leaves with [`Outbound::finish`].
+    /// Puts one frame, behind 12 bytes of vnet header that say nothing, on its way; it leaves with [`Outbound::finish`]. One whose header
+    /// says something leaves at once, behind all others.
     ///
     /// # Errors
     /// [`Refused`].
     #[inline]
     pub fn send(&mut self, frame: &[u8]) -> Result<(), Refused> {
-        let ends = self.0.as_mut().ok_or(Refused::Down)?;
-        ends.send(frame.get(vnet::LEN..).ok_or(Refused::Invalid)?)
+        let ends = self.ends.as_mut().ok_or(Refused::Down)?;
+        let (header, bytes) = frame.split_first_chunk::<{ vnet::LEN }>().ok_or(Refused::Invalid)?;
+        match self.whole {
+            Some(whole) if *header != [0; vnet::LEN] => {
+                if ends.has_unsent() && ends.flush() {
+                    return Err(Refused::Full);
+                }
+                whole.send(frame).map_err(|error| super::refused(&error))
+            }
+            _ => ends.send(bytes),
+        }
     }
 
     /// Has the kernel send what was put on its way. True when some of it waits still: [`XdpDevice::flush`] after a while.
     #[inline]
     pub fn finish(mut self) -> bool {
-        self.0.as_mut().is_some_and(Ends::flush)
+        self.ends.as_mut().is_some_and(Ends::flush)
     }
 }
 
@@ -102,8 +122,9 @@ impl XdpDevice {
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;
         // Last: a socket that others have seen stays bound as long as there is the device.
         let place = Place { device, queue: QUEUE, map: Some(&sockets) };
+        let whole = packet_sender(device)?;
         let queue = Queue::open(place, SHAPE, CopyMode::Copy, FORGETTING)?;
-        Ok(XdpDevice { queue, attachment, device })
+        Ok(XdpDevice { queue, attachment, device, uso: whole.is_some().into(), whole })
     }
 
     /// Takes over what another process has opened, or held, for the host's end `device` of the current namespace. Nothing
@@ -113,7 +134,8 @@ impl XdpDevice {
     /// What the descriptors are instead.
     pub fn adopt([socket, memory, link]: Parts<OwnedFd>, device: u32) -> io::Result<Self> {
         let attachment = Attachment::adopt(link, device)?;
-        Ok(XdpDevice { queue: Queue::adopt([socket, memory], SHAPE), attachment, device })
+        let (queue, whole) = (Queue::adopt([socket, memory], SHAPE), packet_sender(device)?);
+        Ok(XdpDevice { queue, attachment, device, uso: whole.is_some().into(), whole })
     }
 
     /// Goes on where the other process was, which must not use it any more.
@@ -244,12 +266,38 @@ impl XdpDevice {
     /// The way out. Nobody else receives or sends meanwhile.
     #[inline]
     pub fn outbound(&self) -> Outbound<'_> {
-        Outbound(self.queue.ends())
+        Outbound { ends: self.queue.ends(), whole: self.whole.as_ref() }
+    }
+
+    /// What a superframe sent to it may still owe. Of all other frames everything has to be done.
+    #[inline]
+    pub fn accepts(&self) -> Offloads {
+        if self.whole.is_some() { Offloads::all() } else { Offloads::empty() }
+    }
+
+    /// True until the kernel has refused a UDP superframe.
+    #[inline]
+    pub fn coalesces_udp(&self) -> bool {
+        // Relaxed: a lone flag; to try once more is harmless.
+        self.uso.load(Ordering::Relaxed)
+    }
+
+    /// Stops sending UDP superframes.
+    pub fn stop_coalescing_udp(&self) {
+        self.uso.store(false, Ordering::Relaxed);
     }
 
     /// Has the kernel send what was put on its way before. True when some of it waits still: flush again after a while.
     pub fn flush(&self) -> bool {
         self.outbound().finish()
+    }
+}
+
+/// `None` from a kernel that has none.
+fn packet_sender(device: u32) -> io::Result<Option<PacketSender>> {
+    match PacketSender::open(device, SEND_BUFFER) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(None),
+        other => other.map(Some),
     }
 }
 

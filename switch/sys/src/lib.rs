@@ -10,6 +10,7 @@
 //! - `tunnel_gso`: a device that takes VXLAN superframes whole
 //! - `udp`: underlay sockets with `UDP_SEGMENT`, `UDP_GRO` and ECN
 //! - `xdp`: AF_XDP sockets, the memory they share with the kernel, and the programs that feed them
+//! - `packet`: packet sockets that send superframes by a device
 //! - `ethtool`: drivers and features of devices
 //! - `nftables`: has anybody changed it; `xfrm`: are there IPsec policies
 //! - `seqpacket`: Unix sequenced-packet sockets that carry descriptors
@@ -37,6 +38,7 @@ pub mod machine;
 pub mod netns;
 pub mod nftables;
 pub mod notify;
+pub mod packet;
 pub mod pathid;
 pub mod privilege;
 pub mod process;

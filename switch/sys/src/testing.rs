@@ -26,20 +26,6 @@ pub(crate) fn up(name: &str) {
     netlink.link_set(index, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
 }
 
-/// Has an AF_PACKET socket see the frames of a device.
-pub(crate) fn bind_packet(socket: std::os::fd::BorrowedFd<'_>, device: u32) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: all of its fields are integers.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = device.cast_signed();
-    // The protocol stays that of the socket: 0 keeps it.
-    let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address is a `sockaddr_ll` of this length.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-}
-
 /// A descriptor that this process was started with.
 pub(crate) fn inherited(number: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
     use std::os::fd::FromRawFd;

@@ -1,5 +1,5 @@
-//! To a port: superframes as they are where the device takes them, cut where not; datagrams of one flow as one
-//! UDP superframe.
+//! To a port: superframes as they are where the device takes them, cut where not; datagrams of one flow as one UDP superframe, and TCP
+//! segments that came one by one as one of TCP.
 
 use weft_encap::gro::{Gro, Push};
 use weft_encap::gso::{self, Plan};
@@ -17,7 +17,7 @@ use crate::table::Port;
 #[derive(Debug)]
 pub(super) struct Cutter {
     cut: Box<[u8]>,
-    order: Order,
+    pub(super) order: Order,
 }
 
 /// Bytes cut at a time; longer superframes take several turns. The longest segment fits.
@@ -35,7 +35,7 @@ pub(super) struct Turn<'a> {
     pub(super) sender: Sender<'a>,
     pool: &'a mut Pool,
     pub(super) counters: &'a Counters,
-    cutter: &'a mut Cutter,
+    pub(super) cutter: &'a mut Cutter,
     /// Frames that were sent, and their bytes.
     pub(super) sent: (u64, u64),
 }
@@ -148,37 +148,48 @@ impl<'a> Turn<'a> {
     /// Makes the first datagrams one superframe and sends it, if there are at least two of one flow. Says how many
     /// left, or were dropped; 0: none, take the first by itself.
     #[inline]
-    fn coalesce(&mut self, queue: &[Departure]) -> usize {
+    pub(super) fn coalesce(&mut self, queue: &[Departure]) -> usize {
         match queue {
-            [first, second, ..] if continues(first, second) && self.port.device.coalesces_udp() => {
-                self.coalesce_run(queue)
-            }
+            [first, second, ..] if continues(first, second) => match second.headers {
+                Some(Headers { l4: L4::Udp, .. }) if self.port.device.coalesces_udp() => {
+                    self.coalesce_run(queue, Total::UdpCoalesced)
+                }
+                // From an AF_XDP port: a TAP's come in superframes.
+                Some(Headers { l4: L4::Tcp, .. })
+                    if first.frame.is_in_chunk() && self.port.device.coalesces_tcp() =>
+                {
+                    self.coalesce_run(queue, Total::TcpCoalesced)
+                }
+                _ => 0,
+            },
             _ => 0,
         }
     }
 
-    /// The datagrams are copied: their checksums have to be looked at anyway before one of the superframe vouches
+    /// They are copied: their checksums have to be looked at anyway before one of the superframe vouches
     /// for all, and if the kernel knows no such superframes they are still there.
-    fn coalesce_run(&mut self, queue: &[Departure]) -> usize {
+    fn coalesce_run(&mut self, queue: &[Departure], total: Total) -> usize {
         let Some(mut whole) = self.pool.take() else { return 0 };
         let merged = glue(&mut whole, queue);
-        let sent = if merged > 1 { self.send_superframe(&mut whole, &queue[..merged]) } else { false };
+        let sent = if merged > 1 { self.send_superframe(&mut whole, &queue[..merged], total) } else { false };
         self.pool.give(whole);
         if sent { merged } else { 0 }
     }
 
     /// False when the kernel does not know such superframes.
-    fn send_superframe(&mut self, whole: &mut Frame, parts: &[Departure]) -> bool {
+    fn send_superframe(&mut self, whole: &mut Frame, parts: &[Departure], total: Total) -> bool {
         let header = whole.vnet;
         match self.sender.send(whole.with_vnet(header)) {
             Ok(()) => {
                 let bytes: u64 = parts.iter().map(|part| part.frame.len() as u64).sum();
                 self.sent = (self.sent.0 + parts.len() as u64, self.sent.1 + bytes);
-                self.counters.add(Total::UdpCoalesced, 1);
+                self.counters.add(total, 1);
                 true
             }
             Err(Refused::Invalid) => {
-                self.port.device.stop_coalescing_udp();
+                if matches!(total, Total::UdpCoalesced) {
+                    self.port.device.stop_coalescing_udp();
+                }
                 false
             }
             Err(refused) => {
@@ -194,10 +205,10 @@ impl<'a> Turn<'a> {
 #[inline]
 fn continues(first: &Departure, second: &Departure) -> bool {
     let (Some(a), Some(b)) = (&first.headers, &second.headers) else { return false };
-    a.l4 == L4::Udp
-        && b.l4 == L4::Udp
+    a.l4 == b.l4
+        && matches!(a.l4, L4::Udp | L4::Tcp)
         && (a.src_port, a.dst_port) == (b.src_port, b.dst_port)
-        && b.payload_len() <= a.payload_len()
+        && (1..=a.payload_len()).contains(&b.payload_len())
         && a.dst == b.dst
         && a.fragment == Fragment::Whole
         && first.frame.vnet.gso_size == 0

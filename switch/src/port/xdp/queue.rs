@@ -21,7 +21,7 @@ pub(crate) const FORGETTING: Duration = Duration::from_secs(2);
 /// Longest frame of an MTU: Ethernet header and a tag.
 const FRAME_OVERHEAD: u32 = 18;
 /// Room for what the other side has not taken yet: above it the kernel sends no more (`sock_alloc_send_skb`).
-const SEND_BUFFER: usize = 4 << 20;
+pub(super) const SEND_BUFFER: usize = 4 << 20;
 /// Frames that one call takes from a device that is polled, and what switches that on ([`XdpSocket::set_busy_poll`]).
 const BUSY_POLL_BUDGET: u16 = 64;
 const BUSY_POLL_US: u32 = 20;
@@ -340,6 +340,12 @@ impl Ends {
             self.sending.push(Piece { chunk, offset, len, more: false });
         }
         Ok(true)
+    }
+
+    /// True when something is on its way that has not left.
+    #[inline]
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.sending.is_empty() || self.socket.unsent() > 0
     }
 
     /// Takes the chunks of frames back that came from here, and gives the kernel as many to receive in as it lacks.

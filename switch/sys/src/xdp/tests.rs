@@ -156,7 +156,7 @@ impl Packets {
         let all = rustix::net::Protocol::from_raw(u32::from(0x88b5_u16.to_be()).try_into().unwrap());
         let kind = SocketType::RAW;
         let fd = rustix::net::socket_with(AddressFamily::PACKET, kind, flags, Some(all)).unwrap();
-        testing::bind_packet(fd.as_fd(), device);
+        crate::packet::bind(&fd, device).unwrap();
         Self(fd)
     }
 
