@@ -184,7 +184,9 @@ impl<T: Tally> Turn<'_, T> {
     fn split(&mut self, mut run: Run) -> Option<Run> {
         let mut glue: Option<Glue> = None;
         while !run.frame.is_empty() {
-            if self.batch.len() + usize::from(glue.is_some()) >= BATCH {
+            // Not more than a plain batch, however large this one may become.
+            let open = usize::from(glue.is_some());
+            if self.batch.room() <= open || self.batch.len() + open >= BATCH {
                 self.finish(glue);
                 return Some(run);
             }
