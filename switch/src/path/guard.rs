@@ -1,8 +1,8 @@
 //! The source guard: what a pod may call itself.
 //!
-//! It runs on the miss tier only. A flow cache entry holds the ingress port, both MACs, both addresses and the ports,
-//! and dies with the port's generation, so whatever hits one has passed here; messages whose type decides (neighbour
-//! discovery, redirects) are never cached.
+//! It runs on the miss tier only. A flow cache entry holds the ingress port, both MACs, both addresses, and what of the ports a rule
+//! here looks at ([`port_that_counts`]), and dies with the port's generation, so whatever hits one has passed here; messages whose type
+//! decides (neighbour discovery, redirects) are never cached.
 
 use std::net::{Ipv6Addr, SocketAddr};
 

@@ -49,7 +49,7 @@ impl Forwarder {
     /// A forwarder with an empty cache.
     pub fn new(worker: usize, settings: &Settings, shared: Arc<Shared>) -> Self {
         let cache = FlowCache::new(settings.cache_entries);
-        Forwarder { worker, cache, recent: Recent::new(), limits: Limits::new(), shared }
+        Forwarder { worker, cache, recent: Recent::default(), limits: Limits::new(), shared }
     }
 
     /// Takes every frame out of `batch`; each goes to `out`, or back to `pool`: consumed by the switch, or dropped and
@@ -180,7 +180,7 @@ fn decide<S: Sink>(
         && let Some(action) = cache.find(lookup, env.snapshot, env.shared, env.now)
         && action.suits(&headers, gso)
     {
-        let is_new = recent.is_new(lookup.hash(), &headers);
+        let is_new = recent.is_new(frame.ingress, lookup.hash(), &headers);
         hit::run(env, action, frame, headers);
         return Tier::Hit { is_new };
     }

@@ -157,12 +157,13 @@ impl Device {
     /// superframes alone.
     #[inline]
     pub fn accepts(&self) -> Offloads {
-        match self {
+        let accepts = match self {
             Device::Tap(_) => Offloads::all(),
             Device::Mem(mem) => mem.accepts(),
             Device::Xdp(xdp) => xdp.accepts(),
             Device::Segment(_) => Offloads::empty(),
-        }
+        };
+        if self.coalesces_udp() { accepts } else { accepts - Offloads::USO }
     }
 
     /// True when datagrams of one flow should be made one UDP superframe for it.

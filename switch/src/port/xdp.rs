@@ -59,7 +59,7 @@ pub struct XdpDevice {
     queue: Queue,
     attachment: Attachment,
     device: u32,
-    /// By which superframes leave; `None` where the kernel has no packet sockets.
+    /// By which superframes leave; `None` where it could not be opened.
     whole: Option<PacketSender>,
     /// It takes those of UDP.
     uso: AtomicBool,
@@ -122,7 +122,7 @@ impl XdpDevice {
         let attachment = Attachment::new(&Program::everything(&sockets)?, device, Want::Auto)?;
         // Last: a socket that others have seen stays bound as long as there is the device.
         let place = Place { device, queue: QUEUE, map: Some(&sockets) };
-        let whole = packet_sender(device)?;
+        let whole = packet_sender(device);
         let queue = Queue::open(place, SHAPE, CopyMode::Copy, FORGETTING)?;
         Ok(XdpDevice { queue, attachment, device, uso: whole.is_some().into(), whole })
     }
@@ -134,7 +134,7 @@ impl XdpDevice {
     /// What the descriptors are instead.
     pub fn adopt([socket, memory, link]: Parts<OwnedFd>, device: u32) -> io::Result<Self> {
         let attachment = Attachment::adopt(link, device)?;
-        let (queue, whole) = (Queue::adopt([socket, memory], SHAPE), packet_sender(device)?);
+        let (queue, whole) = (Queue::adopt([socket, memory], SHAPE), packet_sender(device));
         Ok(XdpDevice { queue, attachment, device, uso: whole.is_some().into(), whole })
     }
 
@@ -293,12 +293,9 @@ impl XdpDevice {
     }
 }
 
-/// `None` from a kernel that has none.
-fn packet_sender(device: u32) -> io::Result<Option<PacketSender>> {
-    match PacketSender::open(device, SEND_BUFFER) {
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(None),
-        other => other.map(Some),
-    }
+/// `None` where it cannot be had, for whatever reason: the port goes on without, packet by packet.
+fn packet_sender(device: u32) -> Option<PacketSender> {
+    PacketSender::open(device, SEND_BUFFER).ok()
 }
 
 /// The same for every MTU, which may change.

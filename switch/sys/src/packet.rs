@@ -18,11 +18,16 @@ const WITH_COUNT: usize = 12;
 pub struct PacketSender(OwnedFd);
 
 impl PacketSender {
-    /// Opens one for a device of the current namespace. At most `buffer` bytes are on their way to it at once.
+    /// Opens one for a device of the current namespace. At most twice `buffer` bytes, with what the kernel keeps
+    /// beside them, are on their way to it at once.
     ///
     /// # Errors
-    /// The step, and what the kernel refuses: CAP_NET_RAW is needed; `EAFNOSUPPORT` from a kernel without packet sockets.
+    /// The step, and what the kernel refuses: CAP_NET_RAW is needed; `EAFNOSUPPORT` from a kernel without packet sockets. `Unsupported` on
+    /// big-endian hosts, where the kernel would want the header in that order.
     pub fn open(device: u32, buffer: usize) -> io::Result<Self> {
+        if cfg!(target_endian = "big") {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // Without a protocol nothing is received.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)

@@ -83,7 +83,12 @@ impl<'a> Turn<'a> {
     #[inline(always)]
     pub(super) fn single(&mut self, departure: &mut Departure, accepts: Offloads) {
         let sent = if accepts.contains(owes(&departure.frame.vnet)) {
-            self.send(&mut departure.frame)
+            match self.send(&mut departure.frame) {
+                Err(Reason::BadVnetHeader) if departure.frame.vnet.gso_type == vnet::GSO_UDP_L4 => {
+                    self.unknown(departure, accepts)
+                }
+                other => other,
+            }
         } else {
             self.settle(departure, accepts)
         };
@@ -100,6 +105,14 @@ impl<'a> Turn<'a> {
     fn send(&mut self, frame: &mut Frame) -> Result<(), Reason> {
         let header = frame.vnet;
         self.sender.send(frame.with_vnet(header)).map_err(Refused::reason)
+    }
+
+    /// The device refused a UDP superframe that came whole, for the first time: its kernel is older than Linux 6.2. It is cut, and so
+    /// are all after it.
+    #[cold]
+    fn unknown(&mut self, departure: &mut Departure, accepts: Offloads) -> Result<(), Reason> {
+        self.port.device.stop_coalescing_udp();
+        self.settle(departure, accepts - Offloads::USO)
     }
 
     /// Does what the frame owes and the device will not: computes the checksum, cuts.
@@ -156,7 +169,7 @@ impl<'a> Turn<'a> {
                 }
                 // From an AF_XDP port: a TAP's come in superframes.
                 Some(Headers { l4: L4::Tcp, .. })
-                    if first.frame.is_in_chunk() && self.port.device.coalesces_tcp() =>
+                    if first.frame.is_in_chunk() && self.port.device.coalesces_tcp() && is_run(queue) =>
                 {
                     self.coalesce_run(queue, Total::TcpCoalesced)
                 }
@@ -199,6 +212,12 @@ impl<'a> Turn<'a> {
             }
         }
     }
+}
+
+/// True when so many segments seem to continue each other that one call for all of them is worth its copies.
+fn is_run(queue: &[Departure]) -> bool {
+    const LEAST: usize = 4;
+    queue.len() >= LEAST && queue[..LEAST].windows(2).all(|pair| continues(&pair[0], &pair[1]))
 }
 
 /// A cheap look before the close one of [`Gro::push`].
