@@ -57,6 +57,9 @@ if [ -n "$QUICK" ]; then
 fi
 "$ROOT/scripts/build.sh"
 export WEFT_BIN_DIR=$BIN_DIR
+# Made once, with what counts instructions; a test that finds none builds its own.
+cargo build --release --locked -p weft-bench --bins
+export WEFT_BENCH=${CARGO_TARGET_DIR:-$ROOT/target}/release/weft-bench
 if command -v valgrind >/dev/null; then
 	"$ROOT/scripts/instructions.sh"
 else

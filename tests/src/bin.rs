@@ -18,9 +18,12 @@ pub fn path(name: &str) -> String {
     dir().join(name).to_string_lossy().into_owned()
 }
 
-/// The path of the traffic tool, which is no part of an installation: the one beside the binaries, or one built now
+/// The path of the traffic tool, which is no part of an installation: what `WEFT_BENCH` names, the one beside the binaries, or one built now
 /// without optimization, for which the tests' own libraries serve.
 pub fn bench() -> PathBuf {
+    if let Some(named) = std::env::var_os("WEFT_BENCH") {
+        return named.into();
+    }
     let beside = dir().join("weft-bench");
     if beside.exists() { beside } else { cargo(&["-p", "weft-bench"]).join("debug/weft-bench") }
 }
