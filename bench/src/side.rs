@@ -64,7 +64,11 @@ fn rounds(peers: &[Peer], plan: &Plan, table: &mut Table) -> anyhow::Result<()> 
                     continue;
                 }
                 peer.wake()?;
-                let values = measure::measure(peer, work, plan);
+                let values = measure::measure(peer, work, plan).and_then(|values| {
+                    let nothing = values.iter().all(|value| value.value == 0.0);
+                    anyhow::ensure!(!nothing, "nothing came through");
+                    Ok(values)
+                });
                 peer.rest()?;
                 match values {
                     Ok(values) if round > 0 => table.add(peer.name(), values),
