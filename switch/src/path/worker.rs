@@ -352,8 +352,6 @@ impl Worker {
         let frames = self.batch.len();
         if frames > 0 {
             self.note(index);
-            let bytes = self.batch.frames().iter().map(|frame| frame.len() as u64).sum();
-            self.last_turn = Some((frames, bytes));
             let new = self.forward();
             if self.pool.has_chunks() {
                 self.take_back(index);
@@ -439,7 +437,12 @@ impl Worker {
     #[inline]
     fn forward(&mut self) -> usize {
         let counters = &self.post.counters;
-        let bulk = self.batch.frames().iter().filter(|frame| frame.len() > BULK_FRAME).count();
+        let (mut bulk, mut bytes) = (0, 0);
+        for frame in self.batch.frames() {
+            bulk += usize::from(frame.len() > BULK_FRAME);
+            bytes += frame.len() as u64;
+        }
+        self.last_turn = Some((self.batch.len(), bytes));
         if bulk > 0 {
             let is_first = self.now - self.last_bulk > BULK_PAUSE_NS;
             self.last_bulk = self.now;

@@ -107,11 +107,10 @@ impl<'a> Turn<'a> {
         self.sender.send(frame.with_vnet(header)).map_err(Refused::reason)
     }
 
-    /// The device refused a UDP superframe that came whole, for the first time: its kernel is older than Linux 6.2. It is cut, and so
-    /// are all after it.
+    /// The device refused a UDP superframe that came whole, as kernels before Linux 6.2 do: it is cut. That says nothing of others:
+    /// one pod's frames must not turn off what another's port has.
     #[cold]
     fn unknown(&mut self, departure: &mut Departure, accepts: Offloads) -> Result<(), Reason> {
-        self.port.device.stop_coalescing_udp();
         self.settle(departure, accepts - Offloads::USO)
     }
 
