@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use weft_tests::ns::{Background, signal};
 use weft_tests::stalls::unless_stalled;
-use weft_tests::traffic::{hashed_both_ways, ping, ping_df, scapy, talk};
+use weft_tests::traffic::{hashed_both_ways, iperf, no_checksum_errors, ping, ping_df, scapy, serve, talk};
 use weft_tests::{Context, Lab, Namespace, Node, Options, Pod, Result, as_root, ensure, eventually};
 
 fn both(pod: &Pod) -> [String; 2] {
@@ -36,6 +36,30 @@ fn passes(node: &Node, from: &Pod, to: &Pod) -> Result<()> {
     let passed = node.total("xdp_passed")? - before;
     ensure!(passed >= 40, "{passed} of 40 frames were passed\n{}", node.weft(&["stats"])?);
     Ok(())
+}
+
+/// What comes from such a pod packet by packet leaves in superframes, also for a pod on a TAP.
+fn glues(node: &Node, from: &Pod, to: &Pod) -> Result<()> {
+    let _server = serve(&to.ns, 5202)?;
+    for (total, args) in
+        [("tcp_coalesced", &["-n", "20M"][..]), ("udp_coalesced", &["-u", "-b", "0", "-n", "5M", "-l", "64"])]
+    {
+        let before = node.total(total)?;
+        iperf(&from.ns, &to.ip(), 5202, args)?;
+        ensure!(node.total(total)? > before + 10, "{total}: {}", node.weft(&["stats"])?);
+    }
+    no_checksum_errors([&from.ns, &to.ns])
+}
+
+#[test]
+fn packets_of_a_flow_leave_as_superframes() {
+    as_root(|| {
+        let lab = one_node()?;
+        let node = &lab.nodes[0];
+        let (a, b, tap) = (node.xdp_pod("a")?, node.xdp_pod("b")?, node.pod("c")?);
+        glues(node, &a, &b)?;
+        glues(node, &a, &tap)
+    });
 }
 
 /// The number of a port's memory, and how many ports have it.
