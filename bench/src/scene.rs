@@ -32,6 +32,9 @@ pub const POD_B: PortSlot = PortSlot(1);
 pub const PEER: PeerSlot = PeerSlot(0);
 /// The VNI of its packets.
 pub const VNI: u32 = 1;
+/// Where pods must not send to (RFC 7348): not the port that a socket happened to get, for in one of 64 cases that would be looked
+/// at longer, in each frame.
+const VXLAN_PORT: u16 = 4789;
 /// What the underlay's address is in every scene.
 pub const UNDERLAY: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -460,7 +463,7 @@ fn add(tunnels: &mut Tunnels, slot: PeerSlot, remote: SocketAddr) {
     tunnels.peers[slot.index()] = Some(Arc::new(peer));
     tunnels.by_source.insert((0, remote.ip(), vni), slot);
     tunnels.sources.insert(remote.ip());
-    tunnels.remotes.insert(remote);
+    tunnels.remotes.insert(SocketAddr::new(remote.ip(), VXLAN_PORT));
 }
 
 #[cfg(test)]
