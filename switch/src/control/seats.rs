@@ -21,6 +21,8 @@ use seat::{Account, Seat};
 const FIRST: Duration = Duration::from_millis(50);
 /// How often it is looked from then on.
 const PERIOD: Duration = Duration::from_millis(250);
+/// After so long without a look, in nanoseconds, the process was stopped: all get up, for where others are has changed.
+const LAPSE_NS: u64 = 1_000_000_000;
 /// A worker is seated from so many bulk frames per second.
 const MUCH: u64 = 500;
 /// Looks with less than that until a worker gets up, and without any until nobody looks any more.
@@ -72,7 +74,8 @@ impl Seats {
     /// Seats whom much bulk passes through, and lets the others go. False: no bulk passes, nobody is seated.
     fn look(&mut self) -> bool {
         let now = monotonic_ns();
-        let enough = now.saturating_sub(self.looked_at) * MUCH / 1_000_000_000;
+        let past = now.saturating_sub(self.looked_at);
+        let enough = past.saturating_mul(MUCH) / 1_000_000_000;
         self.looked_at = now;
         let workers = self.dataplane.bulk();
         self.guests.resize_with(workers.len(), Guest::default);
@@ -94,7 +97,7 @@ impl Seats {
                 guest.seat = None;
                 continue;
             };
-            let cpu = if guest.waning > PATIENCE || allowed.count() < 2 {
+            let cpu = if guest.waning > PATIENCE || past > LAPSE_NS || allowed.count() < 2 {
                 None
             } else if guest.waning > 0 && guest.seat.is_none() {
                 continue;
@@ -112,21 +115,16 @@ impl Seats {
             self.guests.iter().filter_map(|guest| Some(guest.seat.as_ref()?.cpu)).collect();
         let (ran, waited) = thread::ran_and_waited_ns(thread)?;
         let guest = &mut self.guests[worker];
-        let now = Account { at: monotonic_ns(), ran, waited, bulk: guest.bulk, idle: Vec::new() };
-        match &mut guest.seat {
-            Some(seat) => {
-                self.dataplane.set_may_spin(worker, seat.may_spin(&now));
-                if allowed.is_set(seat.cpu) && !seat.is_due(&now) {
-                    return Some(seat.cpu);
-                }
-                seat.judge(Account { idle: idle(allowed)?, ..now }, &taken);
-                Some(seat.cpu)
-            }
-            none => {
-                let seat = Seat::first(worker, Account { idle: idle(allowed)?, ..now }, &taken)?;
-                Some(none.insert(seat).cpu)
-            }
+        let now = Account { at: monotonic_ns(), ran, waited, bulk: guest.bulk, idle: idle(allowed)? };
+        let Some(seat) = &mut guest.seat else {
+            return Some(guest.seat.insert(Seat::first(worker, now, &taken)?).cpu);
+        };
+        let look = seat.look(&now);
+        self.dataplane.set_may_spin(worker, look.may_spin);
+        if look.is_due || !allowed.is_set(seat.cpu) {
+            seat.judge(now, &taken);
         }
+        Some(seat.cpu)
     }
 
     /// Puts a worker onto this CPU, every time anew: whoever changes the cgroup's CPUs undoes it. `None`: wherever it likes.
