@@ -1,6 +1,12 @@
 //! ping, iperf3, hashed transfers, packets made by hand. All bounded, all ending by themselves.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
+use std::sync::OnceLock;
+
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 
 use crate::eventually;
@@ -92,14 +98,29 @@ pub fn hashed_both_ways(from: &Namespace, server: &Namespace, to: &str, megabyte
     transfer(from, server, to, megabytes, false)
 }
 
+/// The most megabytes of a transfer.
+const MOST: u32 = 20;
+
+/// Path of a file of [`MOST`] megabytes of random bytes, made once: that takes longer than most transfers. It goes with this process.
+fn random_bytes() -> Result<String> {
+    static FILE: OnceLock<File> = OnceLock::new();
+    let file = match FILE.get() {
+        Some(file) => file,
+        None => {
+            let mut file = File::from(memfd_create("random", MemfdFlags::CLOEXEC)?);
+            std::io::copy(&mut File::open("/dev/urandom")?.take(u64::from(MOST) << 20), &mut file)?;
+            FILE.get_or_init(|| file)
+        }
+    };
+    Ok(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
 /// One connection: the asking side sends, or the listening one.
 fn transfer(from: &Namespace, server: &Namespace, to: &str, megabytes: u32, asker_sends: bool) -> Result<()> {
     let nc = if to.contains(':') { "timeout 60 nc.openbsd -6" } else { "timeout 60 nc.openbsd -4" };
-    let send = |nc: String| {
-        format!(
-            "f=$(mktemp); trap 'rm -f $f' EXIT; head -c {megabytes}M /dev/urandom > $f; {nc} -N < $f; sha256sum < $f"
-        )
-    };
+    ensure!(megabytes <= MOST, "{megabytes} MB are more than there are");
+    let bytes = format!("head -c {megabytes}M {}", random_bytes()?);
+    let send = |nc: String| format!("{bytes} | {nc} -N; {bytes} | sha256sum");
     // it never reads: the end of what it receives is the end
     let receive = |nc: String| format!("{nc} -d | sha256sum");
     let (listen, connect) = (format!("{nc} -l 5999"), format!("{nc} {to} 5999"));
