@@ -108,7 +108,7 @@ impl Seat {
     /// or if others want this one and there is room for the worker elsewhere. Moves back if less passes there.
     pub(super) fn judge(&mut self, now: Account, taken: &[usize]) {
         let rate = now.rate_since(&self.since);
-        self.judged = now.at;
+        (self.judged, self.stuck_since) = (now.at, None);
         if let Some(before) = self.moved.take()
             && rate * 1000 < before.rate * AS_MUCH
             && now.idle.iter().any(|(cpu, _)| *cpu == before.cpu)
