@@ -121,8 +121,10 @@ impl Seats {
         };
         let look = seat.look(&now);
         self.dataplane.set_may_spin(worker, look.may_spin);
-        if look.is_due || !allowed.is_set(seat.cpu) {
+        if !allowed.is_set(seat.cpu) || look.is_due && !look.is_early {
             seat.judge(now, &taken);
+        } else if look.is_due {
+            seat.judge_early(&now, &taken);
         }
         Some(seat.cpu)
     }
@@ -154,8 +156,11 @@ impl Seats {
             Ok(()) if cpu.is_none() => guest.seat = None,
             Ok(()) => {}
             // The CPU may have gone: the next look chooses anew. Or the worker has ended, as after an upgrade.
+            // Whom nobody could let go is let go at the next look.
             Err(error) => {
-                guest.seat = None;
+                if cpu.is_some() || error == Errno::SRCH {
+                    guest.seat = None;
+                }
                 if error != Errno::SRCH {
                     self.tell("a worker's CPU", error);
                 }

@@ -1,22 +1,20 @@
 //! Which CPU a worker gets, from the kernel's accounts alone.
 
-/// A worker moves at the earliest after this long, in nanoseconds: first a seat must show what it is worth.
+/// A seat is judged after this long, in nanoseconds: first it must show what it is worth.
 const TRIAL_NS: u64 = 2_000_000_000;
 /// So long after a move it is looked whether as much bulk passes as before, in nanoseconds. If not, the worker moves back.
 const PROBATION_NS: u64 = 450_000_000;
 /// As much, in thousandths of what passed before.
 const AS_MUCH: u64 = 900;
 /// Who has to wait for at least this share of the time, in thousandths, and yet runs for [`MOST`] of it, while another CPU idles for
-/// at least [`WASTED`], at two looks in a row, is not left where it is for a whole trial, but for a part of it ([`HASTE`]). One
-/// stream's two workers on one CPU, which are better off there, leave 13 to 39 % of the other one idle, but 50 % at first; those of
-/// four streams 44 to 66 %, of one stream that an underlay cuts 49 to 57 %.
+/// at least [`WASTED`], at two looks in a row, is stuck, and its first seat is judged at once. One stream's two workers on one
+/// CPU, which are better off there, leave 13 to 39 % of the other one idle, but 50 % at first; those of four streams 44 to 66 %, of
+/// one stream that an underlay cuts 49 to 57 %.
 const STUCK: u64 = 350;
-/// See [`STUCK`]. Of two that are in each other's way, daemons that do not know each other, only one does: not both move.
+/// See [`STUCK`]. Of two that are in each other's way, daemons that do not know each other, seldom more than one does: not both move.
 const MOST: u64 = 500;
 /// See [`STUCK`].
 const WASTED: u64 = 350;
-/// See [`STUCK`].
-const HASTE: u64 = 20;
 /// The trial doubles with each move, up to this long.
 const LONGEST_TRIAL_NS: u64 = 64_000_000_000;
 /// A worker that waits for less than this share of the time, in thousandths, may spin, and stays. A receiver beside it takes
@@ -33,12 +31,12 @@ pub(super) struct Seat {
     pub(super) cpu: usize,
     /// What the next judgement compares with.
     since: Account,
-    /// When it was last judged, in nanoseconds.
-    judged: u64,
     /// How things stood at the last look.
     looked: Account,
     /// How things stood when it was last found not to be stuck, while it is.
     stuck_since: Option<Account>,
+    /// The share of the time for which it waited before the last look, in thousandths.
+    waits: u64,
     trial: u64,
     /// After a move, until that is judged.
     moved: Option<Moved>,
@@ -49,8 +47,10 @@ pub(super) struct Seat {
 pub(super) struct Look {
     /// The worker has waited so little since the last look that it may spin.
     pub(super) may_spin: bool,
-    /// It is time to judge.
+    /// It is time to judge,
     pub(super) is_due: bool,
+    /// but before the trial has ended: by [`Seat::judge_early`].
+    pub(super) is_early: bool,
 }
 
 /// What a seat was worth that a worker left.
@@ -82,61 +82,76 @@ impl Seat {
         let count = now.idle.len();
         let mut spread = (0..count).map(|step| now.idle[(worker + step) % count].0);
         let cpu = spread.clone().find(|cpu| !taken.contains(cpu)).or_else(|| spread.next())?;
-        let (judged, looked) = (now.at, now.clone());
-        Some(Seat { cpu, since: now, judged, looked, stuck_since: None, trial: TRIAL_NS, moved: None })
+        let looked = now.clone();
+        Some(Seat { cpu, since: now, looked, stuck_since: None, waits: 1000, trial: TRIAL_NS, moved: None })
     }
 
     /// Looks at how the worker has fared since the last look.
     pub(super) fn look(&mut self, now: &Account) -> Look {
         let before = std::mem::replace(&mut self.looked, now.clone());
-        let waits = now.waits_since(&before);
-        let past = now.at.saturating_sub(self.judged);
-        let trial = if self.moved.is_some() { PROBATION_NS } else { self.trial };
+        self.waits = now.waits_since(&before);
         let idles = |(cpu, _): &(usize, u64)| *cpu != self.cpu && now.idles_since(&before, *cpu) >= WASTED;
-        let is_stuck = waits >= STUCK && now.runs_since(&before) >= MOST && now.idle.iter().any(idles);
+        let is_stuck = self.waits >= STUCK && now.runs_since(&before) >= MOST && now.idle.iter().any(idles);
         let since = std::mem::take(&mut self.stuck_since).filter(|_| is_stuck);
-        let moves_soon = since.is_some() && self.moved.is_none() && past >= self.trial / HASTE;
-        match since {
-            // Only this counts: before it, it may have been well off.
-            Some(since) if moves_soon => self.since = since,
-            since => self.stuck_since = since.or_else(|| is_stuck.then_some(before)),
-        }
-        Look { may_spin: waits < SHARED, is_due: moves_soon || past >= trial }
+        // Who has moved already has the whole trial: what was worse before would be tried again and again.
+        let is_due = since.is_some() && self.trial == TRIAL_NS;
+        self.stuck_since = since.or_else(|| is_stuck.then_some(before));
+        let trial = if self.moved.is_some() { PROBATION_NS } else { self.trial };
+        let past = now.at.saturating_sub(self.since.at);
+        Look { may_spin: self.waits < SHARED, is_due: is_due || past >= trial, is_early: past < trial }
     }
 
     /// Moves to another CPU if this one is no longer allowed, or if the worker waits here and others idle about as long,
-    /// or if others want this one and there is room for the worker elsewhere. Moves back if less passes there.
+    /// or if others want this one and there is room for the worker elsewhere. After a move: back if less passes there.
     pub(super) fn judge(&mut self, now: Account, taken: &[usize]) {
-        let rate = now.rate_since(&self.since);
-        (self.judged, self.stuck_since) = (now.at, None);
+        let has_own = now.idle.iter().any(|(cpu, _)| *cpu == self.cpu);
         if let Some(before) = self.moved.take()
-            && rate * 1000 < before.rate * AS_MUCH
-            && now.idle.iter().any(|(cpu, _)| *cpu == before.cpu)
-            && !taken.contains(&before.cpu)
+            && has_own
         {
-            (self.cpu, self.since) = (before.cpu, now);
+            let is_less = now.rate_since(&self.since) * 1000 < before.rate * AS_MUCH;
+            let is_there = now.idle.iter().any(|(cpu, _)| *cpu == before.cpu);
+            if is_less && is_there && !taken.contains(&before.cpu) {
+                self.cpu = before.cpu;
+            }
+            (self.since, self.stuck_since) = (now, None);
             return;
         }
-        let idles = |cpu| now.idles_since(&self.since, cpu);
+        let since = std::mem::replace(&mut self.since, now.clone());
+        self.stuck_since = None;
+        self.goes(&now, &since, taken);
+    }
+
+    /// As [`Self::judge`], by what was since the worker is stuck. If it stays, its trial goes on.
+    pub(super) fn judge_early(&mut self, now: &Account, taken: &[usize]) {
+        if let Some(since) = self.stuck_since.take()
+            && self.goes(now, &since, taken)
+        {
+            self.since = now.clone();
+        }
+    }
+
+    /// Moves, where what has been `since` then says so.
+    fn goes(&mut self, now: &Account, since: &Account, taken: &[usize]) -> bool {
+        let has_own = now.idle.iter().any(|(cpu, _)| *cpu == self.cpu);
+        let idles = |cpu| now.idles_since(since, cpu);
         let others = now.idle.iter().map(|(cpu, _)| *cpu).filter(|cpu| *cpu != self.cpu);
         let best = others.map(|cpu| (!taken.contains(&cpu), idles(cpu), cpu)).max();
-        let Some((is_free, idle, cpu)) = best else { return };
-        let waits = now.waits_since(&self.since);
-        let has_own = now.idle.iter().any(|(cpu, _)| *cpu == self.cpu);
-        let beside = has_own
-            .then(|| 1000u64.saturating_sub(idles(self.cpu)).saturating_sub(now.runs_since(&self.since)));
-        // Where all CPUs are busy a move only makes somebody else move.
+        let Some((is_free, idle, cpu)) = best else { return false };
+        let waits = now.waits_since(since);
+        let beside =
+            has_own.then(|| 1000u64.saturating_sub(idles(self.cpu)).saturating_sub(now.runs_since(since)));
+        // Where all CPUs are busy a move only makes somebody else move. Whom it waited for may be gone by now.
         let goes = match beside {
             None => true,
             Some(_) if !is_free => false,
-            Some(_) if waits >= SHARED && idle * 5 >= waits * 4 => true,
+            Some(_) if waits.min(self.waits) >= SHARED && idle * 5 >= waits * 4 => true,
             Some(beside) => beside >= CROWDED && idle >= beside + ROOM,
         };
-        self.since = now;
         if goes {
-            self.moved = Some(Moved { cpu: self.cpu, rate });
+            self.moved = Some(Moved { cpu: self.cpu, rate: now.rate_since(since) });
             (self.cpu, self.trial) = (cpu, (self.trial * 2).min(LONGEST_TRIAL_NS));
         }
+        goes
     }
 }
 
@@ -234,8 +249,10 @@ mod tests {
     /// A worker that has waited for two seconds on CPU 0 of two, and had so many bulk frames; it has moved.
     fn moved(bulk: u64) -> Seat {
         let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
-        assert!(!is_due(&mut seat, 1999) && is_due(&mut seat, 2000));
-        seat.judge(Account { bulk, ..account(2000, (0, 1900), &[(0, 0), (1, 1900)]) }, &[0]);
+        assert!(!is_due(&mut seat, 1900));
+        let now = Account { bulk, ..account(2000, (0, 1900), &[(0, 0), (1, 1900)]) };
+        assert!(seat.look(&now).is_due);
+        seat.judge(now, &[0]);
         assert_eq!(seat.cpu, 1);
         assert!(!is_due(&mut seat, 2400) && is_due(&mut seat, 2500));
         seat
@@ -281,8 +298,8 @@ mod tests {
     fn who_waits_while_another_cpu_is_wasted_moves_soon() {
         const STUCK: (u64, u64, u64) = (110, 80, 100);
         let (look, now, mut seat) = after_good_times(&[STUCK, STUCK]);
-        assert_eq!(look, Look { may_spin: false, is_due: true });
-        seat.judge(now, &[0]);
+        assert_eq!(look, Look { may_spin: false, is_due: true, is_early: true });
+        seat.judge_early(&now, &[0]);
         assert_eq!(seat.cpu, 1, "what came before does not count");
         let is_due = |looks: &[_]| after_good_times(looks).0.is_due;
         assert!(!is_due(&[STUCK]), "it may be the beginning of a stream");
@@ -290,13 +307,33 @@ mod tests {
         assert!(!is_due(&[STUCK, (90, 80, 100)]), "the one beside it runs more, and moves");
         assert!(!is_due(&[STUCK, (110, 80, 60)]), "one stream needs that CPU");
         assert!(!is_due(&[STUCK, (110, 80, 60), STUCK]) && is_due(&[STUCK, (110, 80, 60), STUCK, STUCK]));
-        // Not while a move is on trial, and after it not as soon.
+        // After a move the whole trial passes, however stuck it is.
         let waits_on = |at: u64| account(at, (at, at), &[(0, at), (1, 0)]);
-        assert!(!seat.look(&waits_on(1000)).is_due && !seat.look(&waits_on(1200)).is_due);
-        seat.judge(account(1300, (0, 0), &[(0, 0), (1, 0)]), &[1]);
-        assert_eq!(seat.cpu, 1);
-        assert!(!seat.look(&waits_on(1450)).is_due);
-        assert!(seat.look(&waits_on(1500)).is_due);
+        seat.judge(waits_on(1300), &[1]);
+        assert_eq!(seat.cpu, 1, "no less passes");
+        for at in [1600, 1900, 2200, 5299] {
+            assert!(!seat.look(&waits_on(at)).is_due, "after {at} ms");
+        }
+        assert!(seat.look(&waits_on(5300)).is_due);
+    }
+
+    #[test]
+    fn who_is_stuck_and_stays_is_judged_as_if_it_had_not_been_looked() {
+        let (look, now, mut seat) = after_good_times(&[(110, 80, 100), (110, 80, 100)]);
+        assert!(look.is_early);
+        seat.judge_early(&now, &[0, 1]);
+        assert_eq!(seat.cpu, 0, "another worker has that CPU");
+        assert!(!is_due(&mut seat, 1999) && is_due(&mut seat, 2000), "its trial goes on");
+    }
+
+    #[test]
+    fn who_need_not_wait_any_more_stays() {
+        let mut seat = Seat::first(0, account(0, (0, 0), &[(0, 0), (1, 0)]), &[]).expect("there are CPUs");
+        seat.look(&account(1750, (870, 870), &[(0, 0), (1, 1000)]));
+        let now = account(2000, (1100, 880), &[(0, 0), (1, 1000)]);
+        assert!(seat.look(&now).is_due);
+        seat.judge(now, &[0]);
+        assert_eq!(seat.cpu, 0, "the one beside it has moved there");
     }
 
     #[test]
